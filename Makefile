@@ -1,0 +1,82 @@
+# The developer's verbs. `make run` and `make test` set up what they need on Debian and Ubuntu;
+# elsewhere install a C++17 compiler, make, libclang (for bindgen) and Rust 1.88 or newer first.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# Where ccache is installed its compiler names come first, so that RocksDB is compiled once for
+# all clones and target directories.
+export PATH := /usr/lib/ccache:$(HOME)/.cargo/bin:$(PATH)
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+FOLKMOOT := $(TARGET)/release/folkmoot
+ORACLE := $(TARGET)/release/folkmoot-oracle
+BENCH := $(TARGET)/release/folkmoot-bench
+
+# How much the differential test and the crash loop do in `make test`; any number by hand, e.g.
+# `make oracle SEEDS=10000`.
+SEEDS ?= 300
+START ?= 1
+CRASHES ?= 6
+# Words after `make run ARGS='...'` go to `folkmoot serve`.
+ARGS ?=
+
+.PHONY: help setup setup-test build run test unit oracle crash compat verify fix bench clean
+
+help:
+	@echo 'make run      build and start a durable single-member server on 127.0.0.1:2379'
+	@echo 'make test     every test: unit, property, server, differential against etcd, crash loop, real clients'
+	@echo 'make verify   format, lints, generated code and dependencies are in order (writes nothing)'
+	@echo 'make fix      format and apply what lints can fix'
+	@echo 'make bench    Folkmoot and etcd in turn on this machine, with ratios'
+
+setup:
+	@scripts/setup build
+
+setup-test: setup
+	@scripts/setup test
+
+build: setup
+	$(CARGO) build --release --locked -p folkmoot
+
+run: build
+	$(FOLKMOOT) serve $(ARGS)
+
+test: setup-test unit oracle crash compat
+
+# One profile for everything: RocksDB is compiled once for the server and for all tests.
+unit:
+	$(CARGO) test --release --locked --workspace --no-fail-fast
+
+build-tools:
+	$(CARGO) build --release --locked -p folkmoot -p folkmoot-oracle
+
+oracle: build-tools
+	$(ORACLE) diff --seeds $(SEEDS) --start $(START) --etcd "$$(scripts/setup which-etcd)" --folkmoot $(FOLKMOOT)
+
+crash: build-tools
+	$(ORACLE) crash --rounds $(CRASHES) --folkmoot $(FOLKMOOT)
+
+compat: build-tools
+	tests/compat/with-server.sh $(FOLKMOOT)
+
+verify:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	$(CARGO) run --release --locked -p folkmoot-proto-gen -- --check
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check bans licenses sources; \
+	else echo 'cargo-deny is not installed: licences and sources were not checked'; fi
+
+fix:
+	$(CARGO) run --release -p folkmoot-proto-gen
+	$(CARGO) clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+bench: setup-test build
+	$(CARGO) build --release --locked -p folkmoot-bench
+	$(BENCH) compare --folkmoot $(FOLKMOOT) --etcd "$$(scripts/setup which-etcd)" $(ARGS)
+
+clean:
+	$(CARGO) clean

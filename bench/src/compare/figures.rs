@@ -1,0 +1,382 @@
+//! The figures of a comparison: what each one means, what is aimed at, and whether it was met.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::stats::median;
+
+/// Figures that are measured together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Group {
+    /// Puts, many at a time.
+    Put,
+    /// Puts, one at a time.
+    PutSingle,
+    /// Linearizable reads right after many puts.
+    RangeAfterWrites,
+    /// Linearizable reads of a store at rest.
+    Range,
+    /// Serializable reads.
+    RangeSerializable,
+    /// Lists of 10,000 keys.
+    Prefix,
+    /// Transactions of one compare and one put.
+    Txn,
+    /// 1000 watchers of one key.
+    WatchFanout,
+    /// Lease keepalives.
+    LeaseKeepalive,
+    /// Memory with many keys.
+    Memory,
+    /// Restart with many keys.
+    Restart,
+}
+
+impl Group {
+    /// All groups, in the order in which they run.
+    pub const ALL: [Group; 11] = [
+        Group::Put,
+        Group::RangeAfterWrites,
+        Group::PutSingle,
+        Group::Range,
+        Group::RangeSerializable,
+        Group::Prefix,
+        Group::Txn,
+        Group::WatchFanout,
+        Group::LeaseKeepalive,
+        Group::Memory,
+        Group::Restart,
+    ];
+}
+
+/// What the ratio Folkmoot / etcd should be.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// Higher is better.
+    AtLeast(f64),
+    /// Lower is better.
+    AtMost(f64),
+    /// Shown for information.
+    None,
+}
+
+impl Target {
+    /// Whether the ratio is as it should be; `None` where nothing is aimed at.
+    pub fn met(self, ratio: f64) -> Option<bool> {
+        match self {
+            Target::AtLeast(bound) => Some(ratio >= bound),
+            Target::AtMost(bound) => Some(ratio <= bound),
+            Target::None => None,
+        }
+    }
+}
+
+/// How a value is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    /// Operations a second.
+    PerSecond,
+    /// Microseconds.
+    Micros,
+    /// Bytes.
+    Bytes,
+    /// Seconds.
+    Seconds,
+}
+
+impl Unit {
+    /// The value with its unit, for people.
+    pub fn show(self, value: f64) -> String {
+        match self {
+            Unit::PerSecond => format!("{}/s", grouped(value)),
+            Unit::Micros if value >= 10_000.0 => format!("{:.1} ms", value / 1000.0),
+            Unit::Micros if value >= 1000.0 => format!("{:.2} ms", value / 1000.0),
+            Unit::Micros => format!("{value:.1} µs"),
+            Unit::Bytes => format!("{:.1} MiB", value / f64::from(1 << 20)),
+            Unit::Seconds => format!("{value:.3} s"),
+        }
+    }
+}
+
+/// A whole number with its thousands set apart; small ones with one decimal.
+fn grouped(value: f64) -> String {
+    if value < 100.0 {
+        return format!("{value:.1}");
+    }
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// One row of the comparison.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Figure {
+    /// Stable name for scripts.
+    pub id: &'static str,
+    /// What it is measured with.
+    #[serde(skip)]
+    pub group: Group,
+    /// What it is, for people.
+    pub title: &'static str,
+    /// Unit of its values.
+    pub unit: Unit,
+    /// What is aimed at.
+    pub target: Target,
+}
+
+const fn figure(id: &'static str, group: Group, title: &'static str, unit: Unit) -> Figure {
+    Figure { id, group, title, unit, target: Target::None }
+}
+
+impl Figure {
+    const fn aim(mut self, target: Target) -> Self {
+        self.target = target;
+        self
+    }
+}
+
+/// All rows, first those that something is aimed at.
+pub const FIGURES: [Figure; 29] = {
+    use Group as G;
+    use Target::{AtLeast, AtMost};
+    use Unit::{Bytes, Micros, PerSecond, Seconds};
+    [
+        figure("put.ops", G::Put, "put, 8×32: throughput", PerSecond).aim(AtLeast(1.7)),
+        figure("put.server_cpu", G::Put, "put, 8×32: server CPU per put", Micros).aim(AtMost(0.45)),
+        // Two rows, because etcd 3.4 answers reads right after a burst of puts several times
+        // slower than reads at rest: it copies the burst's buffer for each of them.
+        figure(
+            "range_after_writes.ops",
+            G::RangeAfterWrites,
+            "linearizable get right after puts, 8×32: throughput",
+            PerSecond,
+        )
+        .aim(AtLeast(3.0)),
+        figure("range.ops", G::Range, "linearizable get at rest, 8×32: throughput", PerSecond)
+            .aim(AtLeast(3.0)),
+        figure("put_single.p50", G::PutSingle, "put, one at a time: p50", Micros).aim(AtMost(1.1)),
+        figure("memory.rss", G::Memory, "memory after loading N keys", Bytes).aim(AtMost(0.6)),
+        figure("restart.clean", G::Restart, "restart with N keys, after SIGTERM", Seconds).aim(AtMost(0.5)),
+        figure("restart.killed", G::Restart, "restart with N keys, after kill -9", Seconds).aim(AtMost(0.5)),
+        figure("put.p99", G::Put, "put, 8×32: p99", Micros),
+        figure("put_single.p99", G::PutSingle, "put, one at a time: p99", Micros),
+        figure(
+            "range_after_writes.server_cpu",
+            G::RangeAfterWrites,
+            "linearizable get right after puts: server CPU",
+            Micros,
+        ),
+        figure("range.server_cpu", G::Range, "linearizable get at rest: server CPU", Micros),
+        figure("range.p99", G::Range, "linearizable get at rest, 8×32: p99", Micros),
+        figure(
+            "range_serializable.ops",
+            G::RangeSerializable,
+            "serializable get, 8×32: throughput",
+            PerSecond,
+        ),
+        figure("range_serializable.server_cpu", G::RangeSerializable, "serializable get: server CPU", Micros),
+        figure("prefix.ops", G::Prefix, "list of 10,000 keys, 2×2: throughput", PerSecond),
+        figure("prefix.p50", G::Prefix, "list of 10,000 keys, 2×2: p50", Micros),
+        figure("prefix.server_cpu", G::Prefix, "list of 10,000 keys: server CPU", Micros),
+        figure("txn.ops", G::Txn, "compare and put, 8×32: throughput", PerSecond),
+        figure("txn.server_cpu", G::Txn, "compare and put: server CPU", Micros),
+        figure("watch.events", G::WatchFanout, "1000 watchers on 10 streams: events", PerSecond),
+        figure("watch.p99", G::WatchFanout, "1000 watchers on 10 streams: put to event, p99", Micros),
+        figure(
+            "watch.server_cpu",
+            G::WatchFanout,
+            "1000 watchers on 10 streams: server CPU per event",
+            Micros,
+        ),
+        figure("lease.ops", G::LeaseKeepalive, "lease keepalive, 1000 leases, 8×32: throughput", PerSecond),
+        figure("lease.p99", G::LeaseKeepalive, "lease keepalive, 8×32: p99", Micros),
+        figure("lease.server_cpu", G::LeaseKeepalive, "lease keepalive: server CPU", Micros),
+        figure("load.ops", G::Memory, "loading N keys by single puts: throughput", PerSecond),
+        figure("memory.rss_anon", G::Memory, "anonymous memory after loading N keys", Bytes),
+        figure("restart.rss", G::Restart, "memory after restart with N keys", Bytes),
+    ]
+};
+
+/// The two sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// What we compare with.
+    Etcd,
+    /// What we build.
+    Folkmoot,
+}
+
+impl Side {
+    /// The name as people write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Etcd => "etcd",
+            Side::Folkmoot => "Folkmoot",
+        }
+    }
+}
+
+/// Values of all rounds.
+#[derive(Debug, Default)]
+pub struct Values(BTreeMap<(&'static str, Side), Vec<f64>>);
+
+impl Values {
+    /// Adds the value of one round.
+    pub fn add(&mut self, id: &'static str, side: Side, value: f64) {
+        debug_assert!(FIGURES.iter().any(|figure| figure.id == id), "{id}");
+        self.0.entry((id, side)).or_default().push(value);
+    }
+
+    fn of(&self, id: &'static str, side: Side) -> &[f64] {
+        self.0.get(&(id, side)).map_or(&[], Vec::as_slice)
+    }
+
+    /// All rows of these groups, also those that could not be measured.
+    pub fn rows(&self, groups: &[Group]) -> Vec<Row> {
+        FIGURES
+            .iter()
+            .filter(|figure| groups.contains(&figure.group))
+            .map(|figure| {
+                let etcd = self.of(figure.id, Side::Etcd);
+                let folkmoot = self.of(figure.id, Side::Folkmoot);
+                Row::new(*figure, etcd, folkmoot)
+            })
+            .collect()
+    }
+}
+
+/// A figure with what was measured.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    /// The figure.
+    #[serde(flatten)]
+    pub figure: Figure,
+    /// Values of etcd, one a round.
+    pub etcd: Vec<f64>,
+    /// Values of Folkmoot, one a round.
+    pub folkmoot: Vec<f64>,
+    /// Median over etcd's rounds.
+    pub etcd_median: Option<f64>,
+    /// Median over Folkmoot's rounds.
+    pub folkmoot_median: Option<f64>,
+    /// Folkmoot's median / etcd's.
+    pub ratio: Option<f64>,
+    /// Whether the target is met; absent without target or without ratio.
+    pub met: Option<bool>,
+}
+
+impl Row {
+    fn new(figure: Figure, etcd: &[f64], folkmoot: &[f64]) -> Self {
+        let (etcd_median, folkmoot_median) = (median(etcd), median(folkmoot));
+        let ratio = match (etcd_median, folkmoot_median) {
+            (Some(etcd), Some(folkmoot)) if etcd > 0.0 => Some(folkmoot / etcd),
+            _ => None,
+        };
+        Self {
+            figure,
+            etcd: etcd.to_vec(),
+            folkmoot: folkmoot.to_vec(),
+            etcd_median,
+            folkmoot_median,
+            ratio,
+            met: ratio.and_then(|ratio| figure.target.met(ratio)),
+        }
+    }
+
+    /// Lowest and highest ratio of a round, if there are several.
+    pub fn ratio_spread(&self) -> Option<(f64, f64)> {
+        let ratios: Vec<f64> = self
+            .etcd
+            .iter()
+            .zip(&self.folkmoot)
+            .filter(|(etcd, _)| **etcd > 0.0)
+            .map(|(etcd, folkmoot)| folkmoot / etcd)
+            .collect();
+        let lowest = ratios.iter().copied().reduce(f64::min)?;
+        let highest = ratios.iter().copied().reduce(f64::max)?;
+        (ratios.len() > 1).then_some((lowest, highest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: &'static str, etcd: &[f64], folkmoot: &[f64]) -> Row {
+        let mut values = Values::default();
+        for value in etcd {
+            values.add(id, Side::Etcd, *value);
+        }
+        for value in folkmoot {
+            values.add(id, Side::Folkmoot, *value);
+        }
+        let rows = values.rows(&Group::ALL);
+        rows.into_iter().find(|row| row.figure.id == id).unwrap()
+    }
+
+    #[test]
+    fn a_ratio_is_of_medians_and_is_held_against_its_target() {
+        let slow = row("put.ops", &[100.0, 110.0, 900.0], &[150.0, 180.0, 190.0]);
+        assert_eq!(slow.ratio, Some(180.0 / 110.0));
+        assert_eq!(slow.met, Some(false));
+        let fast = row("put.ops", &[100.0], &[170.0]);
+        assert_eq!(fast.met, Some(true));
+        let cheap = row("put.server_cpu", &[100.0], &[45.0]);
+        assert_eq!(cheap.met, Some(true));
+        let dear = row("put.server_cpu", &[100.0], &[46.0]);
+        assert_eq!(dear.met, Some(false));
+    }
+
+    #[test]
+    fn a_side_that_was_not_measured_is_neither_met_nor_missed() {
+        let row = row("put.ops", &[100.0], &[]);
+        assert_eq!((row.ratio, row.met), (None, None));
+    }
+
+    #[test]
+    fn the_spread_is_over_the_ratios_of_single_rounds() {
+        let several = row("put.ops", &[100.0, 200.0], &[150.0, 200.0]);
+        assert_eq!(several.ratio_spread(), Some((1.0, 1.5)));
+        assert_eq!(row("put.ops", &[1.0], &[2.0]).ratio_spread(), None);
+    }
+
+    #[test]
+    fn figures_have_ids_of_their_own_and_every_group_has_one() {
+        let ids: std::collections::BTreeSet<_> = FIGURES.iter().map(|figure| figure.id).collect();
+        assert_eq!(ids.len(), FIGURES.len());
+        for group in Group::ALL {
+            assert!(FIGURES.iter().any(|figure| figure.group == group));
+        }
+        let aimed = FIGURES.iter().filter(|figure| figure.target != Target::None).count();
+        assert_eq!(aimed, 8);
+    }
+
+    #[test]
+    fn only_the_rows_of_the_asked_groups_are_given() {
+        let rows = Values::default().rows(&[Group::PutSingle]);
+        let ids: Vec<_> = rows.iter().map(|row| row.figure.id).collect();
+        assert_eq!(ids, ["put_single.p50", "put_single.p99"]);
+    }
+
+    #[test]
+    fn values_are_shown_with_a_unit_that_suits_their_size() {
+        assert_eq!(Unit::PerSecond.show(17_543.4), "17,543/s");
+        assert_eq!(Unit::PerSecond.show(1_234_567.0), "1,234,567/s");
+        assert_eq!(Unit::PerSecond.show(12.34), "12.3/s");
+        assert_eq!(Unit::Micros.show(75.04), "75.0 µs");
+        assert_eq!(Unit::Micros.show(1520.0), "1.52 ms");
+        assert_eq!(Unit::Bytes.show(1_572_864.0), "1.5 MiB");
+        assert_eq!(Unit::Seconds.show(1.2345), "1.234 s");
+    }
+}

@@ -1,0 +1,61 @@
+//! A known sequence of unary calls, made as fast as the server answers: loading keys, granting
+//! and revoking leases. The first failure stops it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+use super::SharedRecorder;
+use crate::wire::{CallError, Channel, Method};
+
+/// Connects `count` times.
+pub async fn connect(endpoint: &str, count: usize) -> Result<Vec<Channel>, CallError> {
+    let mut channels = Vec::with_capacity(count);
+    for _ in 0..count {
+        channels.push(Channel::connect(endpoint).await?);
+    }
+    Ok(channels)
+}
+
+/// Makes all calls, at most `in_flight` unanswered on each channel.
+pub async fn call_all<I>(
+    channels: &[Channel],
+    in_flight: usize,
+    method: &Method,
+    requests: I,
+    recorder: Option<&SharedRecorder>,
+) -> Result<(), CallError>
+where
+    I: Iterator<Item = Bytes> + Send + 'static,
+{
+    let requests = Arc::new(Mutex::new(requests));
+    let mut workers = JoinSet::new();
+    for channel in channels {
+        for _ in 0..in_flight {
+            let mut channel = channel.clone();
+            let method = method.clone();
+            let requests = Arc::clone(&requests);
+            let recorder = recorder.cloned();
+            workers.spawn(async move {
+                loop {
+                    let request = requests.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some(request) = request else {
+                        return Ok::<(), CallError>(());
+                    };
+                    let start = Instant::now();
+                    channel.unary(&method, request).await?;
+                    if let Some(recorder) = &recorder {
+                        recorder.lock().answered(start, Instant::now());
+                    }
+                }
+            });
+        }
+    }
+    // Dropping the set at the first error stops the other workers.
+    while let Some(ended) = workers.join_next().await {
+        ended.map_err(|error| CallError::Transport(error.to_string()))??;
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! `folkmoot-bench`: a load generator for etcd v3 servers, and a runner that sets Folkmoot and
+//! a real etcd side by side on one machine.
+//!
+//! It measures through the public gRPC API and `/proc` only, the same way for every server, and
+//! refuses to know anything else about them. It is a tool: nothing here is for import.
+
+// Printing is what this program is for.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod cli;
+mod compare;
+mod load;
+mod pace;
+mod payload;
+mod procfs;
+mod report;
+mod stats;
+mod wire;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command, RunArgs};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start a runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(async {
+        match cli.command {
+            Command::Run(args) => run(&args).await,
+            Command::Compare(args) => compare::compare(&args).await.map_err(|error| error.to_string()),
+        }
+    });
+    match ended {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &RunArgs) -> Result<ExitCode, String> {
+    let report = load::run(&args.spec()).await.map_err(|error| error.to_string())?;
+    let to_stdout = args.json.as_deref() == Some(Path::new("-"));
+    if !to_stdout {
+        print!("{}", report.table());
+    }
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
+        if to_stdout {
+            println!("{json}");
+        } else {
+            std::fs::write(path, json + "\n")
+                .map_err(|error| format!("cannot write: {error} path={}", path.display()))?;
+        }
+    }
+    // A run with failures has measured something else than was asked.
+    Ok(if report.errors + report.unfinished == 0 { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}

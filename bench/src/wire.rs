@@ -1,0 +1,293 @@
+//! gRPC calls on plain `h2`, with the request bytes made by the caller.
+//!
+//! The load generator shares the machine with the server it measures, so every microsecond it
+//! spends on a call is taken from the server. This room therefore sends ready-made bytes and
+//! leaves out what a general gRPC client needs: name resolution, balancing, interceptors,
+//! compression, deadlines on the wire and reconnects. On the wire it is ordinary gRPC over
+//! HTTP/2: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
+//!
+//! It refuses TLS and compressed messages.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, HeaderValue, Request};
+use tokio::net::TcpStream;
+
+/// Bytes before each gRPC message: one compression flag and a big-endian length.
+pub const FRAME_HEADER_BYTES: usize = 5;
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+const SEND_BUFFER_BYTES: usize = 4 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a call gave no usable answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// The connection or stream broke; nothing more can be sent on it.
+    #[error("transport failed: {0}")]
+    Transport(String),
+    /// The server answered with a gRPC status other than OK.
+    #[error("server refused: {message} code={code}")]
+    Status {
+        /// Numeric gRPC code.
+        code: u32,
+        /// The server's text, as sent (percent-encoded).
+        message: String,
+    },
+    /// The server said OK, but the answer is not what the workload must get.
+    #[error("wrong answer: {0}")]
+    Answer(String),
+}
+
+impl CallError {
+    /// Whether the connection is of no further use.
+    pub fn is_transport(&self) -> bool {
+        matches!(self, CallError::Transport(_))
+    }
+}
+
+impl From<h2::Error> for CallError {
+    fn from(error: h2::Error) -> Self {
+        CallError::Transport(error.to_string())
+    }
+}
+
+impl From<prost::DecodeError> for CallError {
+    fn from(error: prost::DecodeError) -> Self {
+        CallError::Answer(error.to_string())
+    }
+}
+
+/// One gRPC method of one endpoint: the headers that every call of it carries.
+#[derive(Debug, Clone)]
+pub struct Method {
+    request: Request<()>,
+}
+
+impl Method {
+    /// `path` is `/package.Service/Method`; `endpoint` is `host:port`.
+    pub fn new(endpoint: &str, path: &str) -> Result<Self, CallError> {
+        let mut request = Request::post(format!("http://{endpoint}{path}"))
+            .version(http::Version::HTTP_2)
+            .body(())
+            .map_err(|error| CallError::Transport(format!("bad endpoint: {error} endpoint={endpoint}")))?;
+        let headers = request.headers_mut();
+        headers.insert("te", HeaderValue::from_static("trailers"));
+        headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+        headers.insert("user-agent", HeaderValue::from_static("folkmoot-bench"));
+        Ok(Self { request })
+    }
+}
+
+/// One HTTP/2 connection; clones share it.
+#[derive(Debug, Clone)]
+pub struct Channel {
+    send: SendRequest<Bytes>,
+}
+
+impl Channel {
+    /// Connects to `host:port`. The connection lives until the last clone and call are dropped.
+    pub async fn connect(endpoint: &str) -> Result<Self, CallError> {
+        let transport = |text: String| CallError::Transport(format!("{text} endpoint={endpoint}"));
+        let socket = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint))
+            .await
+            .map_err(|_| transport("connecting took too long".into()))?
+            .map_err(|error| transport(error.to_string()))?;
+        socket.set_nodelay(true).map_err(|error| transport(error.to_string()))?;
+        let (send, connection) = h2::client::Builder::new()
+            .initial_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buffer_size(SEND_BUFFER_BYTES)
+            .enable_push(false)
+            .handshake(socket)
+            .await?;
+        // Ends by itself when the last handle is dropped or the peer hangs up; each call
+        // that was open then gets the error, so it is not needed here.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(Self { send })
+    }
+
+    async fn open(&mut self, method: &Method) -> Result<(ResponseFuture, SendStream<Bytes>), CallError> {
+        poll_fn(|context| self.send.poll_ready(context)).await?;
+        Ok(self.send.send_request(method.request.clone(), false)?)
+    }
+
+    /// Sends one framed message and returns the one message of the answer, without its frame.
+    pub async fn unary(&mut self, method: &Method, framed: Bytes) -> Result<Bytes, CallError> {
+        let (response, mut outgoing) = self.open(method).await?;
+        outgoing.send_data(framed, true)?;
+        let (head, mut body) = response.await?.into_parts();
+        check_head(&head.status, &head.headers)?;
+        let mut answer = next_chunk(&mut body).await?.unwrap_or_default();
+        // Nearly every answer is one DATA frame and is used in place; only lists are joined.
+        if let Some(second) = next_chunk(&mut body).await? {
+            let mut joined = BytesMut::with_capacity(message_bytes(&answer).max(answer.len()));
+            joined.extend_from_slice(&answer);
+            joined.extend_from_slice(&second);
+            while let Some(chunk) = next_chunk(&mut body).await? {
+                joined.extend_from_slice(&chunk);
+            }
+            answer = joined.freeze();
+        }
+        if let Some(trailers) = body.trailers().await? {
+            check_status(&trailers)?;
+        }
+        if answer.len() < FRAME_HEADER_BYTES || answer.len() != message_bytes(&answer) {
+            return Err(CallError::Answer(format!("not one whole message body_bytes={}", answer.len())));
+        }
+        if answer[0] != 0 {
+            return Err(CallError::Answer("message is compressed".into()));
+        }
+        answer.advance(FRAME_HEADER_BYTES);
+        Ok(answer)
+    }
+
+    /// Opens a stream in both directions.
+    pub async fn stream(&mut self, method: &Method) -> Result<(Outgoing, Incoming), CallError> {
+        let (response, send) = self.open(method).await?;
+        let incoming = Incoming { head: Some(response), body: None, buffer: BytesMut::new() };
+        Ok((Outgoing { send }, incoming))
+    }
+}
+
+/// The sending half of a stream.
+#[derive(Debug)]
+pub struct Outgoing {
+    send: SendStream<Bytes>,
+}
+
+impl Outgoing {
+    /// Queues one framed message. The caller bounds how many are unanswered.
+    pub fn send(&mut self, framed: Bytes) -> Result<(), CallError> {
+        Ok(self.send.send_data(framed, false)?)
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn close(&mut self) -> Result<(), CallError> {
+        Ok(self.send.send_data(Bytes::new(), true)?)
+    }
+}
+
+/// The receiving half of a stream.
+#[derive(Debug)]
+pub struct Incoming {
+    /// Taken with the first message: a server may hold the response's head back until then.
+    head: Option<ResponseFuture>,
+    body: Option<RecvStream>,
+    buffer: BytesMut,
+}
+
+impl Incoming {
+    /// The next message without its frame; `None` when the server ended the stream with OK.
+    ///
+    /// Not cancel-safe before the first message.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
+        if let Some(head) = self.head.take() {
+            let (head, body) = head.await?.into_parts();
+            check_head(&head.status, &head.headers)?;
+            self.body = Some(body);
+        }
+        let Some(body) = self.body.as_mut() else {
+            return Err(CallError::Transport("stream has already failed".into()));
+        };
+        loop {
+            if self.buffer.len() >= FRAME_HEADER_BYTES {
+                let whole = message_bytes(&self.buffer);
+                if self.buffer.len() >= whole {
+                    let mut message = self.buffer.split_to(whole).freeze();
+                    if message[0] != 0 {
+                        return Err(CallError::Answer("message is compressed".into()));
+                    }
+                    message.advance(FRAME_HEADER_BYTES);
+                    return Ok(Some(message));
+                }
+            }
+            match next_chunk(body).await? {
+                Some(chunk) => self.buffer.extend_from_slice(&chunk),
+                None => {
+                    if let Some(trailers) = body.trailers().await? {
+                        check_status(&trailers)?;
+                    }
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+async fn next_chunk(body: &mut RecvStream) -> Result<Option<Bytes>, CallError> {
+    match body.data().await {
+        None => Ok(None),
+        Some(chunk) => {
+            let chunk = chunk?;
+            body.flow_control().release_capacity(chunk.len())?;
+            Ok(Some(chunk))
+        }
+    }
+}
+
+/// Length of the framed message that starts here; only meaningful with a whole frame header.
+fn message_bytes(framed: &[u8]) -> usize {
+    match framed {
+        [_, a, b, c, d, ..] => FRAME_HEADER_BYTES + u32::from_be_bytes([*a, *b, *c, *d]) as usize,
+        _ => 0,
+    }
+}
+
+fn check_head(status: &http::StatusCode, headers: &HeaderMap) -> Result<(), CallError> {
+    if *status != http::StatusCode::OK {
+        return Err(CallError::Answer(format!("not a grpc answer http_status={status}")));
+    }
+    check_status(headers)
+}
+
+fn check_status(headers: &HeaderMap) -> Result<(), CallError> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    match text("grpc-status") {
+        None | Some("0") => Ok(()),
+        Some(code) => Err(CallError::Status {
+            code: code.parse().unwrap_or(2),
+            message: text("grpc-message").unwrap_or_default().to_owned(),
+        }),
+    }
+}
+
+/// Puts the gRPC frame header before an encoded message.
+pub fn frame(message: &impl prost::Message) -> Bytes {
+    let message_bytes = message.encoded_len();
+    let mut framed = BytesMut::with_capacity(FRAME_HEADER_BYTES + message_bytes);
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message_bytes).expect("the bench sends no message of 4 GiB"));
+    message.encode(&mut framed).expect("the buffer grows with the message");
+    framed.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_carries_the_length_of_its_message() {
+        let framed = frame(&"hello".to_owned());
+        assert_eq!(framed.len(), message_bytes(&framed));
+        assert_eq!(framed[0], 0);
+        assert_eq!(framed.len(), FRAME_HEADER_BYTES + 7);
+    }
+
+    #[test]
+    fn a_status_other_than_zero_is_an_error_with_its_code_and_text() {
+        let mut headers = HeaderMap::new();
+        assert!(check_status(&headers).is_ok());
+        headers.insert("grpc-status", HeaderValue::from_static("8"));
+        headers.insert("grpc-message", HeaderValue::from_static("too many requests"));
+        let error = check_status(&headers).unwrap_err();
+        assert_eq!(error.to_string(), "server refused: too many requests code=8");
+        assert!(!error.is_transport());
+    }
+}

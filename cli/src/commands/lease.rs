@@ -1,0 +1,154 @@
+//! Leases: `lease grant`, `revoke`, `timetolive`, `list` and `keep-alive`.
+
+use clap::{Args, Subcommand};
+use folkmoot_proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
+};
+
+use super::{Context, lease_id};
+use crate::failure::{Failure, Result};
+use crate::output::{json, plain};
+use crate::session::KeepAlive;
+use crate::signals::asked_to_stop;
+
+/// Manage leases: keys attached to a lease go when it ends
+#[derive(Args)]
+pub struct LeaseArgs {
+    #[command(subcommand)]
+    command: LeaseCommand,
+}
+
+#[derive(Subcommand)]
+enum LeaseCommand {
+    /// Make a lease that ends after some seconds unless it is kept alive
+    #[command(after_help = "\
+Examples:
+  folkmoot lease grant 60                            prints the number of the lease
+  folkmoot put workers/a up --lease 694d77aa9e38260f attaches a key to it
+  folkmoot lease grant 60 -w json | jq .ID           the number for scripts, decimal")]
+    Grant {
+        /// Time to live in seconds
+        #[arg(allow_negative_numbers = true)]
+        ttl: i64,
+    },
+    /// End a lease now and delete its keys
+    #[command(after_help = "\
+Examples:
+  folkmoot lease revoke 694d77aa9e38260f
+  folkmoot lease revoke 694d77aa9e38260f -w json     with the revision of the deletion")]
+    Revoke {
+        /// The lease, a hexadecimal number
+        #[arg(value_parser = lease_id, allow_negative_numbers = true)]
+        id: i64,
+    },
+    /// Show how long a lease still lives
+    #[command(after_help = "\
+Examples:
+  folkmoot lease timetolive 694d77aa9e38260f
+  folkmoot lease timetolive 694d77aa9e38260f --keys  with the keys attached to it")]
+    Timetolive {
+        /// The lease, a hexadecimal number
+        #[arg(value_parser = lease_id, allow_negative_numbers = true)]
+        id: i64,
+        /// Show the keys of the lease, too
+        #[arg(long)]
+        keys: bool,
+    },
+    /// Show all leases
+    #[command(after_help = "\
+Examples:
+  folkmoot lease list
+  folkmoot lease list -w json | jq '.leases[].id'")]
+    List,
+    /// Keep a lease alive until Ctrl-C
+    #[command(after_help = "\
+Examples:
+  folkmoot lease keep-alive 694d77aa9e38260f         until Ctrl-C, then the lease runs out
+  folkmoot lease keep-alive 694d77aa9e38260f --once  one time")]
+    KeepAlive {
+        /// The lease, a hexadecimal number
+        #[arg(value_parser = lease_id, allow_negative_numbers = true)]
+        id: i64,
+        /// Start its time again once and return
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+impl LeaseArgs {
+    pub(super) async fn run(self, context: &Context) -> Result<()> {
+        match self.command {
+            LeaseCommand::Grant { ttl } => grant(context, ttl).await,
+            LeaseCommand::Revoke { id } => revoke(context, id).await,
+            LeaseCommand::Timetolive { id, keys } => time_to_live(context, id, keys).await,
+            LeaseCommand::List => list(context).await,
+            LeaseCommand::KeepAlive { id, once } => keep_alive(context, id, once).await,
+        }
+    }
+}
+
+async fn grant(context: &Context, ttl: i64) -> Result<()> {
+    let client = context.client().await?;
+    let request = LeaseGrantRequest { ttl, id: 0 };
+    let response = client.answer(client.lease().lease_grant(request)).await?;
+    context.printer.print(
+        || plain::lines([format!("lease {:016x} granted with TTL({}s)", response.id, response.ttl)]),
+        || json::lease_grant(&response),
+    )
+}
+
+async fn revoke(context: &Context, id: i64) -> Result<()> {
+    let client = context.client().await?;
+    let response = client.answer(client.lease().lease_revoke(LeaseRevokeRequest { id })).await?;
+    context.printer.print(
+        || plain::lines([format!("lease {id:016x} revoked")]),
+        || json::header_only(response.header.as_ref()),
+    )
+}
+
+async fn time_to_live(context: &Context, id: i64, keys: bool) -> Result<()> {
+    let client = context.client().await?;
+    let request = LeaseTimeToLiveRequest { id, keys };
+    let response = client.answer(client.lease().lease_time_to_live(request)).await?;
+    context
+        .printer
+        .print(|| plain::lease_time_to_live(&response, keys), || json::lease_time_to_live(&response))
+}
+
+async fn list(context: &Context) -> Result<()> {
+    let client = context.client().await?;
+    let response = client.answer(client.lease().lease_leases(LeaseLeasesRequest {})).await?;
+    context.printer.print(
+        || {
+            let count = format!("found {} leases", response.leases.len());
+            let ids = response.leases.iter().map(|lease| format!("{:016x}", lease.id));
+            plain::lines(std::iter::once(count).chain(ids))
+        },
+        || json::lease_list(&response),
+    )
+}
+
+async fn keep_alive(context: &Context, id: i64, once: bool) -> Result<()> {
+    let client = context.client().await?;
+    let mut stream = client.within_timeout(KeepAlive::open(&client, id)).await?;
+    loop {
+        let response = tokio::select! {
+            response = client.within_timeout(stream.renew()) => response?,
+            () = asked_to_stop() => return Ok(()),
+        };
+        if response.ttl <= 0 {
+            return Err(Failure::new(format!("lease {id:016x} expired or revoked")));
+        }
+        context.printer.print(
+            || plain::lines([format!("lease {id:016x} keepalived with TTL({})", response.ttl)]),
+            || json::lease_keep_alive(&response),
+        )?;
+        if once {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(KeepAlive::pause(response.ttl)) => {}
+            () = asked_to_stop() => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Backups: `snapshot save`, `status` and `restore`.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use folkmoot_proto::etcdserverpb::{SnapshotRequest, SnapshotResponse};
+use serde_json::json as value;
+use sha2::{Digest as _, Sha256};
+use tonic::Streaming;
+
+use super::Context;
+use crate::client::Client;
+use crate::failure::{Failure, Result};
+use crate::output::plain;
+
+/// Bytes of a SHA-256, with which every snapshot ends.
+const HASH_BYTES: usize = 32;
+
+/// Save the whole store to a file, look at such a file, or make a new data directory from it
+#[derive(Args)]
+pub struct SnapshotArgs {
+    #[command(subcommand)]
+    command: SnapshotCommand,
+}
+
+#[derive(Subcommand)]
+enum SnapshotCommand {
+    /// Save the whole store of one member to a file
+    ///
+    /// The file has its name only when it is whole, checked and on disk.
+    #[command(after_help = "\
+Examples:
+  folkmoot snapshot save backup.db
+  folkmoot snapshot save backup.db --endpoints 10.0.0.5:2379
+  folkmoot snapshot save backup.db -w json           with size, version and checksum")]
+    Save {
+        /// The file to write
+        file: PathBuf,
+    },
+}
+
+impl SnapshotArgs {
+    pub(super) async fn run(self, context: &Context) -> Result<()> {
+        let SnapshotCommand::Save { file } = self.command;
+        save(context, &file).await
+    }
+}
+
+struct Saved {
+    size_bytes: u64,
+    version: String,
+    hash: [u8; HASH_BYTES],
+}
+
+async fn save(context: &Context, file: &Path) -> Result<()> {
+    let [endpoint] = context.connect.endpoints.as_slice() else {
+        return Err(Failure::usage("a snapshot is of one member: give one of --endpoints"));
+    };
+    let part = part_path(file);
+    let client = Client::connect_to(endpoint, &context.connect).await?;
+    // No timeout: a large store takes its time. A member that vanishes is noticed by its connection.
+    let parts = client.maintenance().snapshot(SnapshotRequest {}).await?.into_inner();
+    let saved = match write_parts(parts, &part).await {
+        Ok(saved) => saved,
+        Err(failure) => {
+            // Half a snapshot is of no use; that it stays is no worse than why it is half.
+            let _ = fs::remove_file(&part);
+            return Err(failure);
+        }
+    };
+    fs::rename(&part, file).map_err(|error| about(file, &error))?;
+    sync_parent(file)?;
+    context.printer.print(
+        || {
+            let saved_at = format!("Snapshot saved at {}", file.display());
+            let version = (!saved.version.is_empty()).then(|| format!("Server version {}", saved.version));
+            plain::lines(std::iter::once(saved_at).chain(version))
+        },
+        || {
+            value!({
+                "file": file.display().to_string(),
+                "size": saved.size_bytes,
+                "version": saved.version,
+                "sha256": hex(&saved.hash),
+            })
+        },
+    )
+}
+
+/// Writes the parts of a snapshot to a file, checks the hash at their end, and syncs the file.
+async fn write_parts(mut parts: Streaming<SnapshotResponse>, path: &Path) -> Result<Saved> {
+    let file = File::create(path).map_err(|error| about(path, &error))?;
+    let mut file = BufWriter::new(file);
+    let mut check = Trailer::default();
+    let (mut size_bytes, mut version) = (0, String::new());
+    while let Some(part) = parts.message().await? {
+        check.add(&part.blob);
+        size_bytes += part.blob.len() as u64;
+        if !part.version.is_empty() {
+            version = part.version;
+        }
+        file.write_all(&part.blob).map_err(|error| about(path, &error))?;
+    }
+    let hash = check.finish()?;
+    let file = file.into_inner().map_err(|error| about(path, error.error()))?;
+    file.sync_all().map_err(|error| about(path, &error))?;
+    Ok(Saved { size_bytes, version, hash })
+}
+
+/// Hashes everything but the last 32 bytes, which must be that hash. Which bytes are the last shows
+/// only at the end, however the stream is cut into parts.
+#[derive(Default)]
+struct Trailer {
+    hash: Sha256,
+    /// The last bytes so far, at most 32.
+    last: Vec<u8>,
+}
+
+impl Trailer {
+    fn add(&mut self, bytes: &[u8]) {
+        self.last.extend_from_slice(bytes);
+        let settled = self.last.len().saturating_sub(HASH_BYTES);
+        self.hash.update(&self.last[..settled]);
+        self.last.drain(..settled);
+    }
+
+    fn finish(self) -> Result<[u8; HASH_BYTES]> {
+        let expected: [u8; HASH_BYTES] = self.last.try_into().map_err(|_| {
+            Failure::new("the snapshot is not whole: the server sent fewer bytes than a checksum has")
+        })?;
+        let found: [u8; HASH_BYTES] = self.hash.finalize().into();
+        match found == expected {
+            true => Ok(found),
+            false => Err(Failure::new(format!(
+                "the snapshot is damaged or not whole: expected sha256 {}, got {}",
+                hex(&expected),
+                hex(&found)
+            ))),
+        }
+    }
+}
+
+fn part_path(file: &Path) -> PathBuf {
+    let mut name: OsString = file.as_os_str().to_owned();
+    name.push(".part");
+    name.into()
+}
+
+/// Makes a new name in a folder survive a crash of the machine.
+fn sync_parent(file: &Path) -> Result<()> {
+    let parent = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(parent).and_then(|folder| folder.sync_all()).map_err(|error| about(parent, &error))
+}
+
+fn about(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(format!("{error}; file={}", path.display()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_trailer(content: &[u8]) -> Vec<u8> {
+        let hash: [u8; HASH_BYTES] = Sha256::digest(content).into();
+        [content, &hash].concat()
+    }
+
+    fn check(stream: &[u8], part_bytes: usize) -> Result<[u8; HASH_BYTES]> {
+        let mut trailer = Trailer::default();
+        stream.chunks(part_bytes).for_each(|part| trailer.add(part));
+        trailer.finish()
+    }
+
+    #[test]
+    fn a_whole_snapshot_is_good_however_it_is_cut() {
+        let stream = with_trailer(&[7; 1000]);
+        for part_bytes in [1, 31, 32, 33, 500, 2000] {
+            check(&stream, part_bytes).expect("is whole");
+        }
+        check(&with_trailer(b""), 32).expect("an empty store is whole, too");
+    }
+
+    #[test]
+    fn a_cut_or_changed_snapshot_is_refused() {
+        let mut stream = with_trailer(&[7; 1000]);
+        check(&stream[..stream.len() - 1], 100).expect_err("the last byte is missing");
+        check(&stream[1..], 100).expect_err("the first byte is missing");
+        check(&stream[..31], 100).expect_err("is shorter than a checksum");
+        stream[500] ^= 1;
+        let failure = check(&stream, 100).expect_err("a bit is wrong");
+        assert!(failure.message().contains("expected sha256"));
+    }
+
+    #[test]
+    fn a_half_snapshot_stands_beside_the_whole_one() {
+        assert_eq!(part_path(Path::new("/b/x.db")), Path::new("/b/x.db.part"));
+    }
+}

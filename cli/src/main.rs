@@ -1,0 +1,55 @@
+//! The one binary of Folkmoot: `serve` runs a member, all other commands talk to members.
+//!
+//! Prints for people by default and for scripts with `-w json`. Refuses: anything that is protocol
+//! logic; that is the server's, or the client library's. Answers go to standard output, everything
+//! else to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Cli, Command};
+use crate::failure::{Failure, Result};
+
+mod args;
+mod client;
+mod commands;
+mod failure;
+mod interval;
+mod output;
+mod serve;
+mod session;
+mod signals;
+mod txn_text;
+
+/// Many small allocations of many sizes on several threads: mimalloc is made for that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.message().is_empty() {
+                // Nobody is left to tell when standard error is gone.
+                let _ = writeln!(io::stderr(), "Error: {}", failure.message());
+            }
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let (printer, context) = (cli.printer(), cli.context());
+    match cli.command {
+        Command::Serve(args) => args.run(),
+        Command::Completion(args) => args.run::<Cli>(printer),
+        Command::Version(args) => args.run(printer),
+        Command::Client(command) => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::from)?
+            .block_on(command.run(&context)),
+    }
+}

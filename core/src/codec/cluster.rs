@@ -1,0 +1,87 @@
+//! Alarms and members: in the log, and to and from the wire.
+
+use bytes::Bytes;
+use folkmoot_proto::etcdserverpb as pb;
+use prost::Message as _;
+
+use crate::cluster::{Alarm, AlarmKind, Member};
+use crate::command::{Command, Kind};
+use crate::error::Fatal;
+use crate::types::MemberId;
+
+fn unreadable(what: &str) -> Fatal {
+    Fatal::Entry(format!("a {what} command cannot be decoded"))
+}
+
+/// What an alarm request wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AlarmAction {
+    /// List those of a kind, or all.
+    List(Option<AlarmKind>),
+    /// Turn one on; without a kind nothing happens.
+    Activate(MemberId, Option<AlarmKind>),
+    /// Turn one off.
+    Deactivate(MemberId, Option<AlarmKind>),
+    /// An action number that does not exist.
+    Unknown,
+}
+
+/// An alarm request.
+pub fn alarm(request: &pb::AlarmRequest) -> Command {
+    Command { kind: Kind::Alarm, body: request.encode_to_vec().into() }
+}
+
+/// Raises the space alarm of `member`.
+pub fn activate_no_space(member: MemberId) -> Command {
+    alarm(&pb::AlarmRequest {
+        action: pb::alarm_request::AlarmAction::Activate as i32,
+        member_id: member.0,
+        alarm: pb::AlarmType::Nospace as i32,
+    })
+}
+
+/// Reads an alarm request.
+pub fn decode_alarm(body: Bytes) -> Result<AlarmAction, Fatal> {
+    let request = pb::AlarmRequest::decode(body).map_err(|_| unreadable("alarm"))?;
+    let member = MemberId(request.member_id);
+    let kind = AlarmKind::from_wire(request.alarm);
+    Ok(match request.action {
+        0 => AlarmAction::List(kind),
+        1 => AlarmAction::Activate(member, kind),
+        2 => AlarmAction::Deactivate(member, kind),
+        _ => AlarmAction::Unknown,
+    })
+}
+
+/// An alarm for the wire.
+pub fn alarm_to_wire(alarm: Alarm) -> pb::AlarmMember {
+    pb::AlarmMember { member_id: alarm.member.0, alarm: alarm.kind as i32 }
+}
+
+/// A member's own announcement of its name and client URLs.
+pub fn publish(member: &Member) -> Command {
+    Command { kind: Kind::MemberPublish, body: member_to_wire(member).encode_to_vec().into() }
+}
+
+/// Reads an announcement.
+pub fn decode_publish(body: Bytes) -> Result<Member, Fatal> {
+    let member = pb::Member::decode(body).map_err(|_| unreadable("member publish"))?;
+    Ok(Member {
+        id: MemberId(member.id),
+        name: member.name,
+        peer_urls: member.peer_urls,
+        client_urls: member.client_urls,
+        learner: member.is_learner,
+    })
+}
+
+/// A member for the wire.
+pub fn member_to_wire(member: &Member) -> pb::Member {
+    pb::Member {
+        id: member.id.0,
+        name: member.name.clone(),
+        peer_urls: member.peer_urls.clone(),
+        client_urls: member.client_urls.clone(),
+        is_learner: member.learner,
+    }
+}

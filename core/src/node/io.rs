@@ -1,0 +1,257 @@
+//! What goes into a [`super::Node`] and what comes out of it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::cluster::{Alarm, Member};
+use crate::command::Command;
+use crate::env::WriteBatch;
+use crate::error::{Error, Fatal};
+use crate::event::EventBatch;
+use crate::mvcc::{DeleteRangeResponse, PutResponse, TxnResponse};
+use crate::types::{LeaseId, LogIndex, MemberId, Term};
+use crate::wal::WalBatch;
+
+/// The caller's number for somebody who waits; opaque here, given back once in
+/// [`Output::Reply`]. A slot whose owner went away may be answered all the same.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Slot(pub u64);
+
+/// One thing that happened to the member. Inputs given to [`super::Node::step`] are worked on
+/// together in the next [`super::Node::drain`].
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time passed. Give one at least every tick interval, and whenever
+    /// [`super::Node::next_wakeup`] says so.
+    Tick,
+    /// A client's command to replicate; answered after it was applied here.
+    Propose {
+        /// Who waits.
+        slot: Slot,
+        /// What to do.
+        command: Command,
+    },
+    /// A linearizable read wants to start; answered with [`Reply::ReadIndex`] once this member
+    /// has applied everything that was committed when the read arrived.
+    ReadIndex {
+        /// Who waits.
+        slot: Slot,
+    },
+    /// Keepalive of a lease.
+    LeaseRenew {
+        /// Who waits.
+        slot: Slot,
+        /// Which lease.
+        id: LeaseId,
+    },
+    /// Remaining time of a lease.
+    LeaseTimeToLive {
+        /// Who waits.
+        slot: Slot,
+        /// Which lease.
+        id: LeaseId,
+        /// Whether its keys are wanted too.
+        keys: bool,
+    },
+    /// All leases this member knows, soonest to expire first; local, not linearizable.
+    LeaseList {
+        /// Who waits.
+        slot: Slot,
+    },
+    /// Moves leadership; answered when it has moved.
+    TransferLeader {
+        /// Who waits.
+        slot: Slot,
+        /// To whom.
+        target: MemberId,
+    },
+    /// The log write of this number, and all before it, are durable.
+    WalDone {
+        /// Number of the last such [`Output::Wal`].
+        number: u64,
+    },
+    /// The engine has taken all [`Output::Store`] batches up to this one (not yet durable).
+    Stored {
+        /// The batch's log index.
+        index: LogIndex,
+        /// The batch's revision.
+        revision: i64,
+    },
+    /// The engine has made everything up to this log index durable.
+    Flushed {
+        /// The log index.
+        index: LogIndex,
+    },
+    /// A message of another member.
+    Peer {
+        /// The sender, as the transport authenticated it.
+        from: MemberId,
+        /// The encoded raft message.
+        message: Bytes,
+    },
+}
+
+/// One thing the caller must do. Outputs are in order; carry them out in order.
+#[derive(Debug)]
+pub enum Output {
+    /// Append to the log; report with [`Input::WalDone`].
+    Wal(WalWrite),
+    /// Write to the engine, in order, behind; report with [`Input::Stored`].
+    Store(StoreWrite),
+    /// Make the engine durable after the last [`Output::Store`]; report with
+    /// [`Input::Flushed`] and that store's index.
+    Flush,
+    /// The log up to here, inclusive, is not needed any more.
+    PurgeLog {
+        /// Last entry that may go.
+        up_to: LogIndex,
+    },
+    /// An answer for somebody who waits.
+    Reply {
+        /// Who.
+        slot: Slot,
+        /// The answer.
+        result: Result<Reply, Error>,
+    },
+    /// Changes that were applied, for the watch hub; one batch for each revision, in order.
+    Events(Arc<EventBatch>),
+    /// The compacted revision moved: tell the watch hub, and remove superseded versions below it
+    /// physically once the [`Output::Store`] that carries it was written.
+    Compacted {
+        /// The new compacted revision.
+        revision: i64,
+    },
+    /// A message for another member; losing it is allowed.
+    Send {
+        /// The receiver.
+        to: MemberId,
+        /// The encoded raft message.
+        message: Bytes,
+    },
+    /// What everybody may know about the member changed; the last one of a drain counts.
+    Status(Status),
+    /// The member cannot go on: stop serving at once, write nothing more.
+    Fatal(Fatal),
+}
+
+/// One write to the log.
+#[derive(Debug)]
+pub struct WalWrite {
+    /// Rises by one; later writes include earlier ones.
+    pub number: u64,
+    /// The records.
+    pub batch: WalBatch,
+    /// Whether anybody waits for durability; a lone commit index may be written lazily.
+    pub sync: bool,
+}
+
+/// One write to the engine: everything that a run of log entries changed, with the new applied
+/// position inside.
+#[derive(Debug)]
+pub struct StoreWrite {
+    /// The last log entry included.
+    pub index: LogIndex,
+    /// The store's revision after it.
+    pub revision: i64,
+    /// The rows.
+    pub batch: WriteBatch,
+}
+
+/// An answer.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Reply {
+    /// To [`crate::command::Kind::Put`].
+    Put(PutResponse),
+    /// To [`crate::command::Kind::DeleteRange`].
+    DeleteRange(DeleteRangeResponse),
+    /// To [`crate::command::Kind::Txn`].
+    Txn(TxnResponse),
+    /// To [`crate::command::Kind::Compact`].
+    Compact {
+        /// Current revision.
+        revision: i64,
+    },
+    /// To [`crate::command::Kind::LeaseGrant`].
+    LeaseGrant {
+        /// The lease.
+        id: LeaseId,
+        /// Effective time to live in seconds.
+        ttl: i64,
+        /// Current revision.
+        revision: i64,
+    },
+    /// To [`crate::command::Kind::LeaseRevoke`].
+    LeaseRevoke {
+        /// Revision after the lease's keys were deleted.
+        revision: i64,
+    },
+    /// To [`crate::command::Kind::Alarm`].
+    Alarm {
+        /// The alarms concerned.
+        alarms: Vec<Alarm>,
+        /// Current revision.
+        revision: i64,
+    },
+    /// To commands without an answer of their own.
+    Done {
+        /// Current revision.
+        revision: i64,
+    },
+    /// To [`Input::ReadIndex`]: a read on the published state may run now.
+    ReadIndex {
+        /// What has been applied at least.
+        applied: LogIndex,
+    },
+    /// To [`Input::LeaseRenew`].
+    LeaseRenewed {
+        /// Granted time to live in seconds, 0 if there is no such lease.
+        ttl: i64,
+        /// Revision before the renewal.
+        revision: i64,
+    },
+    /// To [`Input::LeaseTimeToLive`].
+    LeaseTimeToLive {
+        /// Remaining whole seconds; -1 if there is no such lease.
+        ttl: i64,
+        /// Granted seconds; 0 if there is no such lease.
+        granted_ttl: i64,
+        /// Its keys, if asked for.
+        keys: Vec<Bytes>,
+        /// Current revision.
+        revision: i64,
+    },
+    /// To [`Input::LeaseList`].
+    LeaseList {
+        /// Soonest to expire first.
+        ids: Vec<LeaseId>,
+        /// Current revision.
+        revision: i64,
+    },
+    /// To [`Input::TransferLeader`].
+    Transferred,
+}
+
+/// What everybody may know about the member.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Status {
+    /// Current term.
+    pub term: Term,
+    /// The leader, as known here.
+    pub leader: Option<MemberId>,
+    /// Committed log index.
+    pub committed: LogIndex,
+    /// Applied log index.
+    pub applied: LogIndex,
+    /// Whether a linearizable read may run on the published state without a read-index round:
+    /// this member leads, has committed in its term, and is the only voter.
+    pub sole_leader: bool,
+    /// Whether this member is a learner.
+    pub learner: bool,
+    /// The members, by id. Shared: replaced as a whole when it changes.
+    pub members: Arc<Vec<Member>>,
+    /// The active alarms. Shared: replaced as a whole when it changes.
+    pub alarms: Arc<Vec<Alarm>>,
+    /// Replicated cluster version such as `3.6.0`, empty while undecided.
+    pub cluster_version: Arc<str>,
+}

@@ -1,0 +1,82 @@
+//! What a peer's message must be before `raft` sees it. The crate panics on unknown enum
+//! numbers and on a heartbeat that commits beyond the log, and obeys messages meant for others.
+
+use prost_raft::Message as _;
+use raft::eraftpb::{EntryType, Message, MessageType};
+
+use crate::types::MemberId;
+
+/// Why a peer's message was dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refused {
+    /// Not a raft message.
+    #[error("message cannot be decoded")]
+    Undecodable,
+    /// A message or entry kind that this version does not know.
+    #[error("message kind is unknown")]
+    UnknownKind,
+    /// Not for this member, or not from whom the transport says.
+    #[error("message is addressed to or from another member")]
+    Misaddressed,
+    /// A message that only a member's own code may give.
+    #[error("message kind is local")]
+    Local,
+    /// The leader thinks that this member has entries which it does not have: its disk was
+    /// wiped or went back in time.
+    #[error("the leader knows more of this member's log than the member has; the log was lost")]
+    LogLost,
+}
+
+/// Decodes and checks a message that `from` sent to `me`, whose log ends at `last_index`.
+pub fn check(bytes: &[u8], from: MemberId, me: MemberId, last_index: u64) -> Result<Message, Refused> {
+    let message = Message::decode(bytes).map_err(|_| Refused::Undecodable)?;
+    let kind = MessageType::from_i32(message.msg_type).ok_or(Refused::UnknownKind)?;
+    if message.entries.iter().any(|entry| EntryType::from_i32(entry.entry_type).is_none()) {
+        return Err(Refused::UnknownKind);
+    }
+    if message.to != me.0 || message.from != from.0 || from == me {
+        return Err(Refused::Misaddressed);
+    }
+    if raft::raw_node::is_local_msg(kind) || kind == MessageType::MsgPropose {
+        return Err(Refused::Local);
+    }
+    if kind == MessageType::MsgHeartbeat && message.commit > last_index {
+        return Err(Refused::LogLost);
+    }
+    Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::eraftpb::Entry;
+
+    const ME: MemberId = MemberId(1);
+    const PEER: MemberId = MemberId(2);
+
+    fn message(kind: i32) -> Message {
+        Message { msg_type: kind, to: ME.0, from: PEER.0, ..Message::default() }
+    }
+
+    fn refused(message: &Message) -> Option<Refused> {
+        check(&message.encode_to_vec(), PEER, ME, 5).err()
+    }
+
+    #[test]
+    fn messages_that_would_panic_or_mislead_raft_are_refused() {
+        let heartbeat = MessageType::MsgHeartbeat as i32;
+        assert_eq!(refused(&message(heartbeat)), None);
+        assert_eq!(refused(&message(99)), Some(Refused::UnknownKind));
+        assert_eq!(refused(&message(MessageType::MsgPropose as i32)), Some(Refused::Local));
+        assert_eq!(refused(&message(MessageType::MsgHup as i32)), Some(Refused::Local));
+        assert_eq!(refused(&Message { to: 9, ..message(heartbeat) }), Some(Refused::Misaddressed));
+        assert_eq!(refused(&Message { from: 9, ..message(heartbeat) }), Some(Refused::Misaddressed));
+        assert_eq!(refused(&Message { commit: 6, ..message(heartbeat) }), Some(Refused::LogLost));
+        let strange = Message {
+            entries: vec![Entry { entry_type: 77, ..Entry::default() }],
+            ..message(MessageType::MsgAppend as i32)
+        };
+        assert_eq!(refused(&strange), Some(Refused::UnknownKind));
+        assert_eq!(check(b"\xff\xff", PEER, ME, 5), Err(Refused::Undecodable));
+    }
+}

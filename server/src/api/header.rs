@@ -1,0 +1,20 @@
+//! Response headers.
+
+use folkmoot_proto::etcdserverpb::ResponseHeader;
+
+use crate::node::NodeHandle;
+
+/// A header with this revision: who answers, and the term as known here now.
+pub fn header(node: &NodeHandle, revision: i64) -> Option<ResponseHeader> {
+    Some(ResponseHeader {
+        cluster_id: node.cluster_id().0,
+        member_id: node.member_id().0,
+        revision,
+        raft_term: node.status().term(),
+    })
+}
+
+/// A header with the store's current revision.
+pub fn header_now(node: &NodeHandle) -> Option<ResponseHeader> {
+    header(node, node.reader().revision())
+}

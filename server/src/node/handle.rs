@@ -1,0 +1,216 @@
+//! The one thing that the API rooms know of the member.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use folkmoot_core::command::Command;
+use folkmoot_core::error::{Error, Failure};
+use folkmoot_core::mvcc::Reader;
+use folkmoot_core::node::{Input, Reply, Slot};
+use folkmoot_core::types::{ClusterId, LeaseId, MemberId};
+use tokio::sync::watch;
+
+use super::inbox::{Inbox, Refused};
+use super::published::Published;
+use super::slots::{Port, WaitEnd};
+use super::storage_thread::StorageHandle;
+use crate::config::Settings;
+use crate::tasks::Fate;
+use crate::watch::{HubHandle, Session, WakePort};
+
+/// What all handles of one member share.
+pub struct Shared {
+    /// The cluster.
+    pub cluster_id: ClusterId,
+    /// This member.
+    pub member_id: MemberId,
+    /// How the server was set up.
+    pub settings: Settings,
+    /// What the core thread published.
+    pub published: Arc<Published>,
+    /// The keys.
+    pub reader: Reader,
+    /// The engine's thread.
+    pub storage: StorageHandle,
+    /// The watch hub's thread.
+    pub hub: HubHandle,
+    /// The core thread's inbox.
+    pub inbox: Arc<Inbox>,
+    /// Told when the member cannot go on.
+    pub fate: Fate,
+    /// Turns true when the server stops serving.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// A handle of one runtime. Cheap to clone; use it only on that runtime, whose task hands out
+/// the answers.
+#[derive(Clone)]
+pub struct NodeHandle {
+    shared: Arc<Shared>,
+    port: Arc<Port>,
+    wake_port: Arc<WakePort>,
+}
+
+/// Why a call of the member gave no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CallError {
+    /// An answer of the catalogue.
+    Answer(Error),
+    /// The time ran out while no leader was known. etcd answers this like a deadline of the
+    /// client's, without words of its own.
+    DeadlineExceeded,
+}
+
+impl From<Error> for CallError {
+    fn from(error: Error) -> Self {
+        Self::Answer(error)
+    }
+}
+
+/// What is known about a lease.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeaseInfo {
+    /// Remaining whole seconds; -1 if there is no such lease.
+    pub ttl: i64,
+    /// Granted seconds.
+    pub granted_ttl: i64,
+    /// Its keys, if asked for.
+    pub keys: Vec<Bytes>,
+    /// Revision at that moment.
+    pub revision: i64,
+}
+
+impl NodeHandle {
+    /// A handle for the runtime whose answers come through `port`, and whose watch sessions are
+    /// woken through `wake_port`.
+    pub fn new(shared: Arc<Shared>, port: Arc<Port>, wake_port: Arc<WakePort>) -> Self {
+        Self { shared, port, wake_port }
+    }
+
+    /// The cluster.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.shared.cluster_id
+    }
+
+    /// This member.
+    pub fn member_id(&self) -> MemberId {
+        self.shared.member_id
+    }
+
+    /// How the server was set up.
+    pub fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    /// What everybody may know about the member.
+    pub fn status(&self) -> &Published {
+        &self.shared.published
+    }
+
+    /// The published state of the keys.
+    pub fn reader(&self) -> &Reader {
+        &self.shared.reader
+    }
+
+    /// The engine's thread.
+    pub fn storage(&self) -> &StorageHandle {
+        &self.shared.storage
+    }
+
+    /// Opens a watch stream.
+    pub fn watch(&self) -> Session {
+        Session::open(self.shared.hub.clone(), Arc::clone(&self.wake_port))
+    }
+
+    /// Turns true when the server stops serving: streams end then.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.shared.stopping.clone()
+    }
+
+    /// What a failure of a read means: an answer, or the end of the server.
+    pub fn failed(&self, failure: Failure) -> CallError {
+        match failure {
+            Failure::Answer(error) => CallError::Answer(error),
+            Failure::Fatal(fatal) => {
+                self.shared.fate.fail("read", &fatal);
+                self.shared.inbox.close();
+                CallError::Answer(Error::Stopped)
+            }
+        }
+    }
+
+    /// Replicates a command; gives the answer once it was applied here.
+    ///
+    /// # Errors
+    /// The command's own, `TooManyRequests` at once, `Stopped`; `Timeout` or `DeadlineExceeded`
+    /// when nothing came in time, and then the command may still take effect.
+    pub async fn propose(&self, command: Command) -> Result<Reply, CallError> {
+        match self.ask(|slot| Input::Propose { slot, command }).await {
+            Ok(reply) => Ok(reply),
+            Err(WaitEnd::Answer(error)) => Err(CallError::Answer(error)),
+            Err(WaitEnd::Expired) if self.status().leader().is_none() => Err(CallError::DeadlineExceeded),
+            Err(WaitEnd::Expired) => Err(CallError::Answer(Error::Timeout)),
+        }
+    }
+
+    /// Waits until a read of the published state is linearizable.
+    pub async fn read_index(&self) -> Result<(), CallError> {
+        // The only voter knows by itself that nobody else can have committed anything, and
+        // publishes what it applied before it answers any write.
+        if self.status().sole_leader() {
+            return Ok(());
+        }
+        self.ask_in_time(|slot| Input::ReadIndex { slot }).await.map(|_| ())
+    }
+
+    /// Prolongs a lease: its granted time to live in seconds, 0 if there is none.
+    pub async fn lease_renew(&self, id: LeaseId) -> Result<i64, CallError> {
+        match self.ask_in_time(|slot| Input::LeaseRenew { slot, id }).await? {
+            Reply::LeaseRenewed { ttl, .. } => Ok(ttl),
+            other => unreachable!("a renewal is answered as one, not {other:?}"),
+        }
+    }
+
+    /// What is known about a lease.
+    pub async fn lease_time_to_live(&self, id: LeaseId, keys: bool) -> Result<LeaseInfo, CallError> {
+        match self.ask_in_time(|slot| Input::LeaseTimeToLive { slot, id, keys }).await? {
+            Reply::LeaseTimeToLive { ttl, granted_ttl, keys, revision } => {
+                Ok(LeaseInfo { ttl, granted_ttl, keys, revision })
+            }
+            other => unreachable!("a look at a lease is answered as one, not {other:?}"),
+        }
+    }
+
+    /// The leases this member knows, soonest to expire first, and the revision.
+    pub async fn lease_list(&self) -> Result<(Vec<LeaseId>, i64), CallError> {
+        match self.ask_in_time(|slot| Input::LeaseList { slot }).await? {
+            Reply::LeaseList { ids, revision } => Ok((ids, revision)),
+            other => unreachable!("a list of leases is answered as one, not {other:?}"),
+        }
+    }
+
+    /// Moves leadership to another member.
+    pub async fn transfer_leader(&self, target: MemberId) -> Result<(), CallError> {
+        match self.ask(|slot| Input::TransferLeader { slot, target }).await {
+            Ok(_) => Ok(()),
+            Err(WaitEnd::Answer(error)) => Err(CallError::Answer(error)),
+            Err(WaitEnd::Expired) => Err(CallError::Answer(Error::LeaderTransferTimeout)),
+        }
+    }
+
+    async fn ask_in_time(&self, input: impl FnOnce(Slot) -> Input) -> Result<Reply, CallError> {
+        self.ask(input).await.map_err(|end| match end {
+            WaitEnd::Answer(error) => CallError::Answer(error),
+            WaitEnd::Expired => CallError::Answer(Error::Timeout),
+        })
+    }
+
+    async fn ask(&self, input: impl FnOnce(Slot) -> Input) -> Result<Reply, WaitEnd> {
+        let wait = self.port.wait();
+        match self.shared.inbox.request(input(wait.slot())) {
+            Ok(()) => wait.await,
+            Err(Refused::Full) => Err(WaitEnd::Answer(Error::TooManyRequests)),
+            Err(Refused::Closed) => Err(WaitEnd::Answer(Error::Stopped)),
+        }
+    }
+}

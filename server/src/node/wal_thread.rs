@@ -1,0 +1,65 @@
+//! The thread that writes the log: one append, and one sync, for everything that waits.
+
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+use folkmoot_core::node::{Input, WalWrite};
+use folkmoot_core::types::LogIndex;
+use folkmoot_storage::{Wal, boost_current_thread};
+
+use super::inbox::Inbox;
+use crate::tasks::Fate;
+
+/// What the log's thread is asked to do.
+pub enum WalJob {
+    /// Append.
+    Write(WalWrite),
+    /// Forget entries that are not needed any more.
+    Purge {
+        /// The last of them.
+        up_to: LogIndex,
+    },
+}
+
+/// Works until all senders are gone or the disk failed. A failed write or sync is never tried
+/// again: what the disk holds after one is unknown.
+pub fn run(mut wal: Wal, jobs: &Receiver<WalJob>, inbox: &Arc<Inbox>, fate: &Fate) {
+    // While both cores are busy, a thread of ordinary priority waits milliseconds for its turn
+    // after each sync, and with it everybody who waits for the log.
+    if let Err(error) = boost_current_thread() {
+        tracing::debug!(%error, "the log's thread runs with ordinary priority");
+    }
+    let mut batches = Vec::new();
+    while let Ok(first) = jobs.recv() {
+        let (mut sync, mut number, mut purge) = (false, None, None);
+        for job in std::iter::once(first).chain(jobs.try_iter()) {
+            match job {
+                WalJob::Write(write) => {
+                    sync |= write.sync;
+                    number = Some(write.number);
+                    batches.push(write.batch);
+                }
+                WalJob::Purge { up_to } => purge = Some(up_to),
+            }
+        }
+        if let Some(number) = number {
+            if let Err(error) = wal.append(&batches, sync) {
+                fate.fail("wal", &error);
+                inbox.close();
+                return;
+            }
+            batches.clear();
+            inbox.complete(Input::WalDone { number });
+        }
+        let upkeep = match purge {
+            Some(up_to) => wal.purge(up_to),
+            None if jobs.is_empty() => wal.prepare_spare(),
+            None => Ok(()),
+        };
+        if let Err(error) = upkeep {
+            fate.fail("wal", &error);
+            inbox.close();
+            return;
+        }
+    }
+}
