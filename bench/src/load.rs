@@ -194,14 +194,13 @@ impl Load {
     async fn drive(self, spec: &Spec, share: Share, window: Window) -> Result<Recorder, LoadError> {
         let recorder = SharedRecorder::new(window, spec.looping());
         let deadline = tokio::time::Instant::from_std(window.until + DRAIN);
-        let begin = Instant::now();
         let mut pacer = JoinSet::new();
         let mut queue = None;
         let starts = match spec.rate {
             None => Starts::Closed(window.until),
             Some(rate) => {
                 let open = Arc::new(Queue::default());
-                let schedule = Schedule::new(begin, window.until, rate / share.of as f64);
+                let schedule = Schedule::new(window.from - spec.warmup, window.until, rate / share.of as f64);
                 pacer.spawn(pace(schedule, Arc::clone(&open)));
                 queue = Some(Arc::clone(&open));
                 Starts::Open(open)
@@ -212,8 +211,9 @@ impl Load {
             Load::Watch(load) => load.drive(starts, &recorder, deadline).await,
             Load::Lease(load) => load.drive(starts, &recorder, deadline).await,
         }
-        if let Some(Ok(Err(error))) = pacer.try_join_next() {
-            return Err(error.into());
+        // When all workers gave up early, the calls still to come were never answered either.
+        while let Some(ended) = pacer.join_next().await {
+            ended.map_err(|_| LoadError::Thread)??;
         }
         let now = Instant::now();
         for start in queue.iter().flat_map(|queue| queue.left_over()) {
@@ -407,6 +407,7 @@ impl Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::test_server;
 
     #[test]
     fn connections_are_shared_out_evenly_and_none_is_lost() {
@@ -425,6 +426,50 @@ mod tests {
         let text = refused(Spec { threads: 9, ..Spec::default() });
         assert!(text.contains("--threads=9"), "{text}");
         assert!(check(&Spec::default()).is_ok());
+    }
+
+    fn trial(endpoint: String) -> Spec {
+        Spec {
+            endpoint,
+            connections: 2,
+            in_flight: 2,
+            warmup: Duration::ZERO,
+            duration: Duration::from_millis(100),
+            preload: false,
+            ..Spec::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_open_loop_makes_as_many_calls_as_the_rate_says() {
+        let rate = Some(200.0);
+        let spec = Spec { rate, threads: 2, ..trial(test_server::start().await) };
+        let report = run(&spec).await.unwrap();
+        assert_eq!((report.latency.count, report.errors, report.unfinished), (20, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_closed_loop_calls_again_as_soon_as_it_is_answered() {
+        let report = run(&trial(test_server::start().await)).await.unwrap();
+        assert!(report.ops > 4, "more than one call a slot ops={}", report.ops);
+        assert_eq!((report.errors, report.unfinished), (0, 0));
+        assert!(report.client_cpu_us_per_op >= 0.0);
+    }
+
+    #[tokio::test]
+    async fn calls_that_were_due_after_the_connection_broke_are_counted() {
+        let endpoint = test_server::start_with(test_server::Manner::HangUpAfter(5)).await;
+        let spec = Spec { rate: Some(1000.0), connections: 1, in_flight: 1, ..trial(endpoint) };
+        let report = run(&spec).await.unwrap();
+        assert_eq!((report.errors, report.unfinished), (1, 94));
+        assert_eq!(report.latency.count, 5 + 94, "the wait for nothing counts too");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_refuses_everything_gives_no_report() {
+        let endpoint = test_server::start_with(test_server::Manner::Refuse).await;
+        let error = run(&trial(endpoint)).await.unwrap_err().to_string();
+        assert!(error.contains("not today code=14"), "{error}");
     }
 
     #[tokio::test]

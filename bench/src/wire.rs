@@ -269,6 +269,87 @@ pub fn frame(message: &impl prost::Message) -> Bytes {
 }
 
 #[cfg(test)]
+pub mod test_server {
+    //! A gRPC server that answers as a test wants; it ends with the test's runtime.
+
+    use super::*;
+
+    /// How calls are answered.
+    #[derive(Debug, Clone, Copy)]
+    pub enum Manner {
+        /// With a message equal to the request, status in the trailers.
+        Echo,
+        /// As `Echo`, cut into DATA frames of one byte.
+        Crumbs,
+        /// With an error instead of a message.
+        Refuse,
+        /// As `Echo`, so many times; then the connection breaks.
+        HangUpAfter(usize),
+    }
+
+    /// Starts an echo server and returns its endpoint.
+    pub async fn start() -> String {
+        start_with(Manner::Echo).await
+    }
+
+    /// Starts a server of this manner and returns its endpoint.
+    pub async fn start_with(manner: Manner) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(serve(socket, manner));
+            }
+        });
+        endpoint
+    }
+
+    async fn serve(socket: TcpStream, manner: Manner) {
+        socket.set_nodelay(true).unwrap();
+        let mut connection = h2::server::handshake(socket).await.unwrap();
+        let mut answered = 0;
+        while let Some(Ok((request, respond))) = connection.accept().await {
+            if matches!(manner, Manner::HangUpAfter(count) if count == answered) {
+                return;
+            }
+            answered += 1;
+            tokio::spawn(answer(request.into_body(), respond, manner));
+        }
+    }
+
+    /// Echoes chunk by chunk, so that it serves unary calls and streams alike.
+    async fn answer(
+        mut body: RecvStream,
+        mut respond: h2::server::SendResponse<Bytes>,
+        manner: Manner,
+    ) -> Option<()> {
+        if let Manner::Refuse = manner {
+            let response = http::Response::builder()
+                .header("grpc-status", "14")
+                .header("grpc-message", "not today")
+                .body(())
+                .unwrap();
+            respond.send_response(response, true).ok()?;
+            return Some(());
+        }
+        let mut send = respond.send_response(http::Response::new(()), false).ok()?;
+        while let Some(chunk) = next_chunk(&mut body).await.ok()? {
+            match manner {
+                Manner::Crumbs => {
+                    for at in 0..chunk.len() {
+                        send.send_data(chunk.slice(at..=at), false).ok()?;
+                    }
+                }
+                _ => send.send_data(chunk, false).ok()?,
+            }
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        send.send_trailers(trailers).ok()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -289,5 +370,53 @@ mod tests {
         let error = check_status(&headers).unwrap_err();
         assert_eq!(error.to_string(), "server refused: too many requests code=8");
         assert!(!error.is_transport());
+    }
+
+    async fn call(manner: test_server::Manner) -> Result<Bytes, CallError> {
+        let endpoint = test_server::start_with(manner).await;
+        let method = Method::new(&endpoint, "/a.B/C")?;
+        let mut channel = Channel::connect(&endpoint).await?;
+        channel.unary(&method, frame(&"hello".to_owned())).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_the_message_without_its_frame() {
+        let expected = frame(&"hello".to_owned()).slice(FRAME_HEADER_BYTES..);
+        assert_eq!(call(test_server::Manner::Echo).await.unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn an_answer_in_many_pieces_is_put_together() {
+        let expected = frame(&"hello".to_owned()).slice(FRAME_HEADER_BYTES..);
+        assert_eq!(call(test_server::Manner::Crumbs).await.unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_without_a_body_is_a_status() {
+        let error = call(test_server::Manner::Refuse).await.unwrap_err();
+        assert_eq!(error.to_string(), "server refused: not today code=14");
+    }
+
+    #[tokio::test]
+    async fn a_broken_connection_is_a_transport_failure() {
+        let error = call(test_server::Manner::HangUpAfter(0)).await.unwrap_err();
+        assert!(error.is_transport(), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_gives_its_messages_one_by_one_and_then_its_end() {
+        let endpoint = test_server::start_with(test_server::Manner::Crumbs).await;
+        let method = Method::new(&endpoint, "/a.B/C").unwrap();
+        let mut channel = Channel::connect(&endpoint).await.unwrap();
+        let (mut outgoing, mut incoming) = channel.stream(&method).await.unwrap();
+        for text in ["one", "two"] {
+            outgoing.send(frame(&text.to_owned())).unwrap();
+        }
+        for text in ["one", "two"] {
+            let message = incoming.next().await.unwrap().unwrap();
+            assert_eq!(message, frame(&text.to_owned()).slice(FRAME_HEADER_BYTES..));
+        }
+        outgoing.close().unwrap();
+        assert_eq!(incoming.next().await.unwrap(), None);
     }
 }

@@ -27,13 +27,13 @@ const ENDPOINT_VARIABLES: [&str; 2] = ["FOLKMOOT_ENDPOINTS", "ETCDCTL_ENDPOINTS"
     arg_required_else_help = true,
     after_help = "\
 Examples:
-  folkmoot serve                                     run a member on 127.0.0.1:2379
-  folkmoot put config/version 42                     and, from another shell, use it
+  folkmoot serve                                   a member on 127.0.0.1:2379
+  folkmoot put config/version 42                   from another shell
   folkmoot get config/ --prefix
-  folkmoot lock deploy ./deploy.sh                   one at a time, whoever runs it
+  folkmoot lock deploy ./deploy.sh                 runs while nobody else can
 
 Every command explains itself by examples: folkmoot get --help
-Exit codes: 0 done, 1 failed (one line on standard error says why), 2 wrong usage."
+Exit codes: 0 done; 1 failed, with a line on standard error; 2 wrong usage."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -129,8 +129,10 @@ mod tests {
     #[test]
     fn every_command_shows_examples() {
         fn check(command: &clap::Command) {
-            let shows = command.get_after_help().is_some_and(|text| text.to_string().contains("Examples:"));
-            assert!(shows || command.has_subcommands(), "{}", command.get_name());
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:") || command.has_subcommands(), "{}", command.get_name());
+            let wide: Vec<_> = help.lines().filter(|line| line.len() >= 80).collect();
+            assert!(wide.is_empty(), "lines are wider than a terminal: {wide:#?}");
             command.get_subcommands().for_each(check);
         }
         check(&Cli::command());

@@ -16,7 +16,7 @@ use folkmoot_proto::v3lockpb::lock_client::LockClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
-use crate::failure::{Failure, Result, append_causes};
+use crate::failure::{Failure, Result, root_cause};
 
 /// Pings on a connection with open calls, so that a dead member is noticed while watching. Servers
 /// may refuse more than one in five seconds.
@@ -78,11 +78,7 @@ impl Client {
             .keep_alive_timeout(PING_TIMEOUT);
         let channel = match tokio::time::timeout(options.dial_timeout, dialer.connect()).await {
             Ok(Ok(channel)) => channel,
-            Ok(Err(error)) => {
-                let mut reason = error.to_string();
-                append_causes(&mut reason, &error);
-                return Err(unreachable(&reason));
-            }
+            Ok(Err(error)) => return Err(unreachable(&root_cause(&error))),
             Err(_) => {
                 return Err(unreachable(&format!(
                     "no connection within --dial-timeout={:?}",

@@ -94,9 +94,17 @@ impl Session {
         let _ = self.lost.clone().wait_for(|lost| *lost).await;
     }
 
-    /// Ends the lease at once.
+    /// Whether [`Session::lost`] would return at once.
+    pub fn is_lost(&self) -> bool {
+        *self.lost.borrow()
+    }
+
+    /// Ends the lease at once. A lost one ends by itself, if it has not ended yet.
     pub async fn close(self) -> Result<()> {
         self.task.abort();
+        if self.is_lost() {
+            return Ok(());
+        }
         let request = LeaseRevokeRequest { id: self.lease };
         self.client.answer(self.client.lease().lease_revoke(request)).await?;
         Ok(())

@@ -1,24 +1,27 @@
 //! Being asked to stop, from the keyboard or by the system.
 
-use std::future;
+use std::io;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Returns when the process is asked to stop by SIGINT (Ctrl-C) or SIGTERM. From the first call on
-/// these signals no longer end the process by themselves.
-pub async fn asked_to_stop() {
-    tokio::select! {
-        () = received(SignalKind::interrupt()) => {}
-        () = received(SignalKind::terminate()) => {}
-    }
+/// Requests to stop: SIGINT (Ctrl-C) and SIGTERM. As soon as this exists they no longer end the
+/// process by themselves, and none that comes between two calls is forgotten.
+pub struct StopRequests {
+    interrupt: Signal,
+    terminate: Signal,
 }
 
-async fn received(kind: SignalKind) {
-    match signal(kind) {
-        Ok(mut signal) => {
-            signal.recv().await;
+impl StopRequests {
+    /// Listens from now on.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Returns when there is a request.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
-        // Without a handler the signal still ends the process, only less gently.
-        Err(_) => future::pending().await,
     }
 }

@@ -166,7 +166,7 @@ impl Answer {
             Answer::Error { code, message } => format!("{code:?}: {message}"),
             Answer::Silence => "silence".into(),
             Answer::Skipped => "skipped".into(),
-            Answer::Control(items) => match items.first() {
+            Answer::Watched(logs) => match logs.first().and_then(|log| log.items.first()) {
                 Some(WatchItem::Rejected { reason, .. }) => format!("rejected: {reason}"),
                 _ => "ok".into(),
             },

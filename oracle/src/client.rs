@@ -26,7 +26,8 @@ const PATIENCE_BLOCKING: Duration = Duration::from_secs(1);
 
 /// Connects to one endpoint, such as `http://127.0.0.1:2379`.
 pub async fn connect(url: &str) -> Result<Channel, String> {
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| format!("endpoint is not a url url={url}: {e}"))?;
+    let endpoint =
+        Endpoint::from_shared(url.to_owned()).map_err(|e| format!("endpoint is not a url url={url}: {e}"))?;
     let endpoint = endpoint.connect_timeout(Duration::from_secs(5)).initial_stream_window_size(8 << 20);
     let endpoint = endpoint.initial_connection_window_size(32 << 20);
     endpoint.connect().await.map_err(|e| format!("cannot connect url={url}: {e}"))
@@ -87,14 +88,18 @@ impl Client {
             Request::Revoke(r) => answer(self.lease.lease_revoke(r).await, Answer::Revoke),
             Request::KeepAlive(r) => self.keep_alive(r).await,
             Request::TimeToLive(r) => answer(self.lease.lease_time_to_live(r).await, Answer::TimeToLive),
-            Request::Leases => answer(self.lease.lease_leases(pb::LeaseLeasesRequest {}).await, Answer::Leases),
+            Request::Leases => {
+                answer(self.lease.lease_leases(pb::LeaseLeasesRequest {}).await, Answer::Leases)
+            }
             Request::Lock(r) => answer(self.locks().lock(r).await, Answer::Lock),
             Request::Unlock(r) => answer(self.locks().unlock(r).await, Answer::Unlock),
             Request::Campaign(r) => answer(self.elections().campaign(r).await, Answer::Campaign),
             Request::Leader(r) => answer(self.elections().leader(r).await, Answer::Leader),
             Request::Proclaim(r) => answer(self.elections().proclaim(r).await, Answer::Proclaim),
             Request::Resign(r) => answer(self.elections().resign(r).await, Answer::Resign),
-            Request::Watch { stream, create } if create.start_revision < 0 => self.watch_in_vain(stream, create).await,
+            Request::Watch { stream, create } if create.start_revision < 0 => {
+                self.watch_in_vain(stream, create).await
+            }
             Request::Watch { stream, create } => self.watch(stream, create).await,
             Request::Cancel { stream, watch_id } => self.cancel(stream, watch_id).await,
             Request::Progress { stream } => self.progress(stream).await,
@@ -149,7 +154,9 @@ impl Client {
             (Ok(()), None) => Answer::Silence,
             (Ok(()), Some(open)) => match open.creation().await {
                 // Of a created watcher the id is part of the answer, and the id of later requests.
-                Some((watch_id, item)) => Answer::Watched(vec![WatcherLog { stream, watch_id, items: vec![item] }]),
+                Some((watch_id, item)) => {
+                    Answer::Watched(vec![WatcherLog { stream, watch_id, items: vec![item] }])
+                }
                 None => Answer::Silence,
             },
         }
@@ -163,10 +170,10 @@ impl Client {
             Ok(open) => open,
             Err(status) => return refused(&status),
         };
-        if let Some((watch_id, item)) = open.creation().await {
-            if is_created(&item) {
-                open.reach(&[(watch_id, i64::MAX)]).await;
-            }
+        if let Some((watch_id, item)) = open.creation().await
+            && is_created(&item)
+        {
+            open.reach(&[(watch_id, i64::MAX)]).await;
         }
         let log = |(watch_id, items)| WatcherLog { stream, watch_id, items };
         Answer::Watched(open.log.take().into_iter().map(log).collect())

@@ -65,7 +65,9 @@ fn canonical(request: &Request, answer: &Answer) -> Answer {
     each_range(request, &mut answer, &mut |range, response| sort_ties(range, &mut response.kvs));
     match &mut answer {
         Answer::Txn(txn) => anonymise_inner(txn),
-        Answer::Grant(grant) if matches!(request, Request::Grant(r) if r.id == 0) => grant.id = grant.id.signum(),
+        Answer::Grant(grant) if matches!(request, Request::Grant(r) if r.id == 0) => {
+            grant.id = grant.id.signum()
+        }
         Answer::TimeToLive(ttl) => {
             ttl.keys.sort();
             // A live lease has some time left, and never more than it was granted.
@@ -105,7 +107,11 @@ fn anonymise_inner(txn: &mut pb::TxnResponse) {
 }
 
 /// Visits every range response together with its request, also inside transactions.
-pub fn each_range(request: &Request, answer: &mut Answer, visit: &mut dyn FnMut(&pb::RangeRequest, &mut pb::RangeResponse)) {
+pub fn each_range(
+    request: &Request,
+    answer: &mut Answer,
+    visit: &mut dyn FnMut(&pb::RangeRequest, &mut pb::RangeResponse),
+) {
     match (request, answer) {
         (Request::Range(range), Answer::Range(response)) => visit(range, response),
         (Request::Txn(txn), Answer::Txn(response)) => each_range_in_txn(txn, response, visit),
@@ -121,8 +127,12 @@ fn each_range_in_txn(
     let ops = if response.succeeded { &txn.success } else { &txn.failure };
     for (op, response) in ops.iter().zip(&mut response.responses) {
         match (&op.request, &mut response.response) {
-            (Some(Op::RequestRange(range)), Some(OpAnswer::ResponseRange(response))) => visit(range, response),
-            (Some(Op::RequestTxn(txn)), Some(OpAnswer::ResponseTxn(response))) => each_range_in_txn(txn, response, visit),
+            (Some(Op::RequestRange(range)), Some(OpAnswer::ResponseRange(response))) => {
+                visit(range, response)
+            }
+            (Some(Op::RequestTxn(txn)), Some(OpAnswer::ResponseTxn(response))) => {
+                each_range_in_txn(txn, response, visit)
+            }
             _ => {}
         }
     }
@@ -221,7 +231,9 @@ mod tests {
 
     #[test]
     fn remaining_time_is_free_but_an_unknown_lease_is_not_a_live_one() {
-        let lease = |ttl, granted_ttl| Answer::TimeToLive(pb::LeaseTimeToLiveResponse { ttl, granted_ttl, ..Default::default() });
+        let lease = |ttl, granted_ttl| {
+            Answer::TimeToLive(pb::LeaseTimeToLiveResponse { ttl, granted_ttl, ..Default::default() })
+        };
         let request = Request::TimeToLive(pb::LeaseTimeToLiveRequest { id: 1, keys: true });
         assert!(same(&request, &lease(59, 60), &lease(57, 60)));
         assert!(!same(&request, &lease(59, 60), &lease(-1, 60)));

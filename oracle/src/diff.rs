@@ -116,7 +116,11 @@ impl Report {
         }
         for (title, list) in [("unsteady difference", &self.unsteady), ("difference", &self.findings)] {
             for finding in list {
-                let _ = writeln!(text, "\n{title} seed={} requests={}\n{}", finding.seed, finding.script_len, finding.text);
+                let _ = writeln!(
+                    text,
+                    "\n{title} seed={} requests={}\n{}",
+                    finding.seed, finding.script_len, finding.text
+                );
             }
         }
         let seconds = self.elapsed.as_secs_f64().max(0.001);
@@ -166,7 +170,12 @@ impl<'a> Lane<'a> {
     }
 
     /// Replays a failing script alone and makes it short. The flag tells whether it still failed.
-    async fn investigate(&mut self, seed: u64, script: Vec<Request>, seen: Run) -> Result<(bool, Finding), String> {
+    async fn investigate(
+        &mut self,
+        seed: u64,
+        script: Vec<Request>,
+        seen: Run,
+    ) -> Result<(bool, Finding), String> {
         let as_seen = Finding { seed, script_len: script.len(), text: tell(&seen.exchanges) };
         if !self.can_restart() {
             return Ok((true, as_seen));
@@ -184,11 +193,9 @@ impl<'a> Lane<'a> {
         let script = crate::shrink::shrink(script, tries, async |candidate: &[Request]| {
             // A try without a difference leaves both servers in equal states; the next try begins by
             // checking that.
-            if !fresh {
-                if let Err(e) = self.restart().await {
-                    problem = Some(e);
-                    return false;
-                }
+            if !fresh && let Err(e) = self.restart().await {
+                problem = Some(e);
+                return false;
             }
             let run = self.run(candidate).await;
             fresh = !run.differs;
@@ -230,12 +237,21 @@ fn tell(exchanges: &[Exchange]) -> String {
     let mut text = String::new();
     for (index, exchange) in exchanges.iter().enumerate() {
         let _ = writeln!(text, "{}", text::request(&exchange.request));
-        if index + 1 == exchanges.len() {
-            let (left, right) = (text::answer(&exchange.left), text::answer(&exchange.right));
-            let _ = writeln!(text, "  left:  {}", left.replace('\n', "\n         "));
-            let _ = writeln!(text, "  right: {}", right.replace('\n', "\n         "));
-        } else {
+        if index + 1 < exchanges.len() {
             let _ = writeln!(text, "  both:  {}", text::answer(&exchange.left).replace('\n', "\n         "));
+            continue;
+        }
+        let (left, right) = (text::answer(&exchange.left), text::answer(&exchange.right));
+        let (left, right): (Vec<&str>, Vec<&str>) = (left.lines().collect(), right.lines().collect());
+        // What watchers received can be long; only the part that is not alike is told.
+        let alike = left.iter().zip(&right).take_while(|(l, r)| l == r).count();
+        if alike > 0 {
+            let _ = writeln!(text, "  both:  {alike} lines");
+        }
+        for (side, lines) in [("left: ", &left), ("right:", &right)] {
+            for line in &lines[alike..] {
+                let _ = writeln!(text, "  {side} {line}");
+            }
         }
     }
     text
@@ -272,7 +288,8 @@ async fn lane(config: &DiffConfig, next: &AtomicU64, report: &Mutex<Report>) -> 
     let mut age = 0;
     loop {
         let seed = next.fetch_add(1, Ordering::Relaxed);
-        if seed >= config.start.saturating_add(config.seeds) || locked().findings.len() >= config.findings_max {
+        if seed >= config.start.saturating_add(config.seeds) || locked().findings.len() >= config.findings_max
+        {
             return Ok(());
         }
         if age >= config.seeds_per_start && lane.can_restart() {
@@ -292,7 +309,11 @@ async fn lane(config: &DiffConfig, next: &AtomicU64, report: &Mutex<Report>) -> 
             let kind = if steady { "difference" } else { "unsteady difference" };
             crate::say(&format!("{kind} seed={seed}"));
             let mut report = locked();
-            if steady { report.findings.push(finding) } else { report.unsteady.push(finding) }
+            if steady {
+                report.findings.push(finding)
+            } else {
+                report.unsteady.push(finding)
+            }
             if !lane.can_restart() {
                 // The servers may have diverged, and they are not ours to reset.
                 return Ok(());

@@ -61,11 +61,18 @@ struct Watcher {
     no_put: bool,
     no_delete: bool,
     start_revision: i64,
-    /// Still needs history, so a compaction would race with it.
+    prev_kv: bool,
+    /// Still needs history.
     behind: bool,
 }
 
 impl Watcher {
+    /// Whether a compaction would race with its events: etcd looks up the previous value only when it
+    /// sends an event.
+    fn needs_history(&self) -> bool {
+        self.behind || self.prev_kv
+    }
+
     fn covers(&self, key: &Bytes) -> bool {
         match &self.range_end[..] {
             b"" => *key == self.key,
@@ -129,7 +136,8 @@ impl Driver<'_> {
     /// Brings both servers into the same empty state, and checks that it is the same.
     async fn clean(&mut self) -> Result<(), Differs> {
         let (key, range_end) = everything();
-        self.exchange(Request::DeleteRange(pb::DeleteRangeRequest { key, range_end, prev_kv: false })).await?;
+        self.exchange(Request::DeleteRange(pb::DeleteRangeRequest { key, range_end, prev_kv: false }))
+            .await?;
         if let Answer::Leases(response) = self.exchange(Request::Leases).await? {
             for lease in response.leases {
                 self.exchange(Request::Revoke(pb::LeaseRevokeRequest { id: lease.id })).await?;
@@ -162,7 +170,9 @@ impl Driver<'_> {
             }
             Request::HashKv(_) => self.swept().await?,
             Request::Watch { stream, create } => return self.watch(*stream, create.clone()).await,
-            Request::Compact(_) if self.watchers.values().any(|watcher| watcher.behind) => self.settle().await?,
+            Request::Compact(_) if self.watchers.values().any(Watcher::needs_history) => {
+                self.settle().await?
+            }
             Request::Cancel { stream, watch_id } => {
                 let id = (*stream, *watch_id);
                 if !self.taken.contains(&id) {
@@ -209,6 +219,7 @@ impl Driver<'_> {
                 no_put: filtered(FilterType::Noput),
                 no_delete: filtered(FilterType::Nodelete),
                 start_revision: create.start_revision,
+                prev_kv: create.prev_kv,
                 behind: create.start_revision != 0 && create.start_revision <= self.context.revision,
             };
             self.watchers.insert((stream, log.watch_id), watcher);
@@ -223,12 +234,16 @@ impl Driver<'_> {
             return Ok(());
         }
         let keys: BTreeSet<Bytes> = self.watchers.values().map(|watcher| watcher.key.clone()).collect();
-        let put = |key: Bytes| op(Op::RequestPut(pb::PutRequest { key, value: "settle".into(), ..Default::default() }));
+        let put = |key: Bytes| {
+            op(Op::RequestPut(pb::PutRequest { key, value: "settle".into(), ..Default::default() }))
+        };
         let after_put = self.poke(keys.into_iter().map(put).collect()).await?;
         // Whoever does not want puts is told by a deletion.
         let deaf = |watcher: &&Watcher| watcher.no_put && !watcher.no_delete;
-        let deleted: BTreeSet<Bytes> = self.watchers.values().filter(deaf).map(|watcher| watcher.key.clone()).collect();
-        let delete = |key: Bytes| op(Op::RequestDeleteRange(pb::DeleteRangeRequest { key, ..Default::default() }));
+        let deleted: BTreeSet<Bytes> =
+            self.watchers.values().filter(deaf).map(|watcher| watcher.key.clone()).collect();
+        let delete =
+            |key: Bytes| op(Op::RequestDeleteRange(pb::DeleteRangeRequest { key, ..Default::default() }));
         let after_delete = self.poke(deleted.iter().cloned().map(delete).collect()).await?;
 
         let target = |watcher: &Watcher| match (watcher.no_put, watcher.no_delete) {

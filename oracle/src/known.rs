@@ -47,11 +47,11 @@ pub const TABLE: &[Known] = &[
         name: "hash-revision",
         reason: "HashKVResponse.hash_revision exists since etcd 3.6",
         forgive: |_, _, left, right| {
-            if let (Answer::HashKv(left), Answer::HashKv(right)) = (left, right) {
-                if left.hash_revision == 0 || right.hash_revision == 0 {
-                    left.hash_revision = 0;
-                    right.hash_revision = 0;
-                }
+            if let (Answer::HashKv(left), Answer::HashKv(right)) = (left, right)
+                && (left.hash_revision == 0 || right.hash_revision == 0)
+            {
+                left.hash_revision = 0;
+                right.hash_revision = 0;
             }
         },
     },
@@ -61,7 +61,8 @@ pub const TABLE: &[Known] = &[
         forgive: |request, _, left, right| {
             let Request::Range(range) = request else { return };
             let unknown = !(0..=2).contains(&range.sort_order) || !(0..=4).contains(&range.sort_target);
-            let refuses = |answer: &Answer| matches!(answer, Answer::Error { message, .. } if message == SORT_OPTION);
+            let refuses =
+                |answer: &Answer| matches!(answer, Answer::Error { message, .. } if message == SORT_OPTION);
             if unknown && refuses(right) && matches!(left, Answer::Range(_)) {
                 *left = right.clone();
             }
@@ -75,9 +76,12 @@ pub const TABLE: &[Known] = &[
                 return;
             }
             if let (Answer::Watched(old), Answer::Watched(new)) = (&mut *left, &*right) {
-                let last = |logs: &[crate::answer::WatcherLog]| logs.last().and_then(|log| log.items.last().cloned());
+                let last = |logs: &[crate::answer::WatcherLog]| {
+                    logs.last().and_then(|log| log.items.last().cloned())
+                };
                 let canceled = matches!(last(old), Some(WatchItem::Canceled { .. }));
-                let refused = matches!(last(new), Some(WatchItem::Rejected { reason, .. }) if reason == COMPACTED);
+                let refused =
+                    matches!(last(new), Some(WatchItem::Rejected { reason, .. }) if reason == COMPACTED);
                 if canceled && refused {
                     *left = right.clone();
                 }

@@ -29,7 +29,10 @@ use clap::{Args, Parser, Subcommand};
 use servers::{Program, Target};
 
 #[derive(Parser)]
-#[command(name = "folkmoot-oracle", about = "Compares Folkmoot with a real etcd, and kills servers to see what they remember")]
+#[command(
+    name = "folkmoot-oracle",
+    about = "Compares Folkmoot with a real etcd, and kills servers to see what they remember"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -150,7 +153,8 @@ fn diff_command(args: DiffArgs) -> Result<bool, String> {
     let text = report.text(args.coverage);
     say(text.trim_end());
     if let Some(out) = args.out {
-        std::fs::write(&out, &text).map_err(|e| format!("cannot write report file={}: {e}", out.display()))?;
+        std::fs::write(&out, &text)
+            .map_err(|e| format!("cannot write report file={}: {e}", out.display()))?;
     }
     Ok(report.is_clean())
 }

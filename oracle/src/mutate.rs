@@ -71,7 +71,9 @@ impl Mutation {
             (Mutation::TxnVersion, Answer::Txn(txn)) => each_inner_range(txn, &mut |range| {
                 range.kvs.iter_mut().for_each(|kv| kv.version += 1);
             }),
-            (Mutation::ErrorText, Answer::Error { message, .. }) => *message = message.replace("etcdserver: ", ""),
+            (Mutation::ErrorText, Answer::Error { message, .. }) => {
+                *message = message.replace("etcdserver: ", "")
+            }
             (Mutation::ErrorCode, Answer::Error { code, .. }) => *code = tonic::Code::DataLoss,
             (Mutation::LeaseKey, Answer::TimeToLive(ttl)) => {
                 ttl.keys.pop();
@@ -95,6 +97,81 @@ fn each_inner_range(txn: &mut pb::TxnResponse, visit: &mut dyn FnMut(&mut pb::Ra
             Some(OpAnswer::ResponseRange(range)) => visit(range),
             Some(OpAnswer::ResponseTxn(inner)) => each_inner_range(inner, visit),
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answer::WatcherLog;
+    use crate::compare::{Verdict, judge};
+    use crate::request::{Context, Request, op};
+    use clap::ValueEnum;
+    use folkmoot_proto::mvccpb::{Event, KeyValue};
+
+    fn kv(key: &'static str) -> KeyValue {
+        KeyValue {
+            key: key.into(),
+            value: "v".into(),
+            create_revision: 2,
+            mod_revision: 3,
+            version: 2,
+            lease: 0,
+        }
+    }
+
+    fn event(key: &'static str) -> WatchItem {
+        WatchItem::Event(Event { r#type: 0, kv: Some(kv(key)), prev_kv: Some(kv(key)) })
+    }
+
+    /// Requests with the answers of a server that is right.
+    fn truths() -> Vec<(Request, Answer)> {
+        let header = Some(pb::ResponseHeader { cluster_id: 1, member_id: 2, revision: 5, raft_term: 3 });
+        let range = pb::RangeResponse { header, kvs: vec![kv("a"), kv("b")], more: true, count: 3 };
+        let inner = pb::ResponseOp { response: Some(OpAnswer::ResponseRange(range.clone())) };
+        let txn = pb::TxnResponse { header, succeeded: true, responses: vec![inner] };
+        let ask_range = pb::RangeRequest { key: "a".into(), limit: 2, ..Default::default() };
+        let ask_inner = op(pb::request_op::Request::RequestRange(ask_range.clone()));
+        let items = vec![WatchItem::Created { revision: 1 }, event("a"), event("b")];
+        let rejected = WatchItem::Rejected { revision: 5, reason: "mvcc: watcher range is empty".into() };
+        let log = |watch_id, items| WatcherLog { stream: 0, watch_id, items };
+        let lease =
+            pb::LeaseTimeToLiveResponse { header, id: 7, ttl: 5, granted_ttl: 9, keys: vec!["a".into()] };
+        let error = Answer::Error {
+            code: tonic::Code::NotFound,
+            message: "etcdserver: requested lease not found".into(),
+        };
+        vec![
+            (Request::Put(Default::default()), Answer::Put(pb::PutResponse { header, prev_kv: None })),
+            (Request::Range(ask_range), Answer::Range(range)),
+            (
+                Request::Txn(pb::TxnRequest { success: vec![ask_inner], ..Default::default() }),
+                Answer::Txn(txn),
+            ),
+            (Request::TimeToLive(Default::default()), Answer::TimeToLive(lease)),
+            (
+                Request::HashKv(Default::default()),
+                Answer::HashKv(pb::HashKvResponse { header, hash: 4, ..Default::default() }),
+            ),
+            (Request::Revoke(Default::default()), error),
+            (Request::Settle, Answer::Watched(vec![log(-1, vec![rejected]), log(0, items)])),
+        ]
+    }
+
+    #[test]
+    fn every_lie_is_noticed_and_the_truth_is_not() {
+        let context = Context::default();
+        for (request, answer) in truths() {
+            assert_eq!(judge(&request, &context, &answer, &answer), Verdict::Same(Vec::new()), "{request:?}");
+        }
+        for mutation in Mutation::value_variants() {
+            let noticed = truths().iter().any(|(request, answer)| {
+                let mut lie = answer.clone();
+                mutation.corrupt(&mut lie);
+                judge(request, &context, answer, &lie) == Verdict::Different
+            });
+            assert!(noticed, "{mutation:?}");
         }
     }
 }

@@ -134,9 +134,10 @@ impl Context {
         for compare in &mut txn.compare {
             use pb::compare::TargetUnion::{CreateRevision, Lease, ModRevision, Version};
             let key = compare.key.to_vec();
-            match &mut compare.target_union {
-                Some(CreateRevision(n) | ModRevision(n) | Version(n) | Lease(n)) => *n = self.number(*n, &key),
-                _ => {}
+            if let Some(CreateRevision(n) | ModRevision(n) | Version(n) | Lease(n)) =
+                &mut compare.target_union
+            {
+                *n = self.number(*n, &key)
             }
         }
         for op in txn.success.iter_mut().chain(&mut txn.failure) {

@@ -75,7 +75,8 @@ fn simpler_txn(txn: &pb::TxnRequest) -> Vec<pb::TxnRequest> {
         less.compare.remove(i);
         all.push(less);
     }
-    let sides: [fn(&mut pb::TxnRequest) -> &mut Vec<pb::RequestOp>; 2] = [|txn| &mut txn.success, |txn| &mut txn.failure];
+    let sides: [fn(&mut pb::TxnRequest) -> &mut Vec<pb::RequestOp>; 2] =
+        [|txn| &mut txn.success, |txn| &mut txn.failure];
     for side in sides {
         let ops = side(&mut txn.clone()).clone();
         for (i, op) in ops.iter().enumerate() {
@@ -84,7 +85,9 @@ fn simpler_txn(txn: &pb::TxnRequest) -> Vec<pb::TxnRequest> {
             all.push(less);
             let inner = match &op.request {
                 Some(Op::RequestTxn(inner)) => simpler_txn(inner).into_iter().map(Op::RequestTxn).collect(),
-                Some(Op::RequestRange(range)) => simpler_range(range).into_iter().map(Op::RequestRange).collect(),
+                Some(Op::RequestRange(range)) => {
+                    simpler_range(range).into_iter().map(Op::RequestRange).collect()
+                }
                 _ => Vec::new(),
             };
             for request in inner {
@@ -124,7 +127,11 @@ mod tests {
     use super::*;
     use crate::generator;
 
-    async fn with(script: Vec<Request>, tries: usize, reproduces: impl Fn(&[Request]) -> bool) -> Vec<Request> {
+    async fn with(
+        script: Vec<Request>,
+        tries: usize,
+        reproduces: impl Fn(&[Request]) -> bool,
+    ) -> Vec<Request> {
         shrink(script, tries, async |candidate: &[Request]| reproduces(candidate)).await
     }
 
@@ -146,12 +153,15 @@ mod tests {
     async fn a_transaction_loses_the_parts_that_do_not_matter() {
         let has_delete = |script: &[Request]| {
             script.iter().any(|request| match request {
-                Request::Txn(txn) => txn.success.iter().any(|op| matches!(op.request, Some(Op::RequestDeleteRange(_)))),
+                Request::Txn(txn) => {
+                    txn.success.iter().any(|op| matches!(op.request, Some(Op::RequestDeleteRange(_))))
+                }
                 _ => false,
             })
         };
         let script = (0..50).map(|seed| generator::script(seed, 60)).find(|script| has_delete(script));
-        let short = with(script.expect("one of fifty scripts deletes in a transaction"), 1000, has_delete).await;
+        let short =
+            with(script.expect("one of fifty scripts deletes in a transaction"), 1000, has_delete).await;
         let [Request::Txn(txn)] = &short[..] else { panic!("{short:?}") };
         assert_eq!((txn.compare.len(), txn.success.len(), txn.failure.len()), (0, 1, 0));
     }

@@ -96,7 +96,8 @@ fn delete_range(name: &str, r: &pb::DeleteRangeRequest) -> String {
 }
 
 fn txn(name: &str, r: &pb::TxnRequest) -> String {
-    let side = |name: &str, ops: &[pb::RequestOp]| ops.iter().map(|op| request_op(name, op)).collect::<Vec<_>>();
+    let side =
+        |name: &str, ops: &[pb::RequestOp]| ops.iter().map(|op| request_op(name, op)).collect::<Vec<_>>();
     Text::new(name)
         .children(r.compare.iter().map(compare))
         .children(side("success", &r.success))
@@ -134,7 +135,12 @@ fn compare(c: &pb::Compare) -> String {
 
 fn leader_key(name: &str, leader: &Option<LeaderKey>) -> Vec<String> {
     let line = |l: &LeaderKey| {
-        Text::new(name).bytes("name", &l.name).bytes("key", &l.key).number("rev", l.rev).number("lease", l.lease).end()
+        Text::new(name)
+            .bytes("name", &l.name)
+            .bytes("key", &l.key)
+            .number("rev", l.rev)
+            .number("lease", l.lease)
+            .end()
     };
     leader.iter().map(line).collect()
 }
@@ -147,7 +153,9 @@ pub fn request(request: &Request) -> String {
         Request::Put(r) => put(name, r),
         Request::DeleteRange(r) => delete_range(name, r),
         Request::Txn(r) => txn(name, r),
-        Request::Compact(r) => Text::new(name).number("revision", r.revision).flag("physical", r.physical).end(),
+        Request::Compact(r) => {
+            Text::new(name).number("revision", r.revision).flag("physical", r.physical).end()
+        }
         Request::HashKv(r) => Text::new(name).number("revision", r.revision).end(),
         Request::Grant(r) => Text::new(name).number("TTL", r.ttl).number("ID", r.id).end(),
         Request::Revoke(r) => Text::new(name).number("ID", r.id).end(),
@@ -278,7 +286,11 @@ pub fn answer(answer: &Answer) -> String {
         Answer::Put(r) => put_answer("ok", r),
         Answer::DeleteRange(r) => delete_answer("ok", r),
         Answer::Txn(r) => txn_answer("ok", r),
-        Answer::Compact(_) | Answer::Revoke(_) | Answer::Unlock(_) | Answer::Proclaim(_) | Answer::Resign(_) => only_header(),
+        Answer::Compact(_)
+        | Answer::Revoke(_)
+        | Answer::Unlock(_)
+        | Answer::Proclaim(_)
+        | Answer::Resign(_) => only_header(),
         Answer::HashKv(r) => Text::new("ok")
             .child(header(r.header.as_ref()))
             .child(format!("hash: {:08x}", r.hash))

@@ -68,19 +68,31 @@ impl WatchLog {
             self.progress.push(WatchItem::Progress { revision });
             self.push(id, WatchItem::Progress { revision });
         } else {
-            let of = |event: &folkmoot_proto::mvccpb::Event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
+            let of =
+                |event: &folkmoot_proto::mvccpb::Event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
             let first = response.events.first().map_or(0, of);
             if first == seen.newest && !seen.fragmented {
-                self.push(id, WatchItem::Broken(format!("events of one revision in two responses revision={first}")));
+                self.push(
+                    id,
+                    WatchItem::Broken(format!("events of one revision in two responses revision={first}")),
+                );
             }
             seen.fragmented = response.fragment;
             for event in response.events {
                 let at = of(&event);
                 if at > revision {
-                    self.push(id, WatchItem::Broken(format!("event newer than its header event={at} header={revision}")));
+                    self.push(
+                        id,
+                        WatchItem::Broken(format!(
+                            "event newer than its header event={at} header={revision}"
+                        )),
+                    );
                 }
                 if at < seen.newest {
-                    self.push(id, WatchItem::Broken(format!("event out of order event={at} before={}", seen.newest)));
+                    self.push(
+                        id,
+                        WatchItem::Broken(format!("event out of order event={at} before={}", seen.newest)),
+                    );
                 }
                 seen.newest = seen.newest.max(at);
                 self.push(id, WatchItem::Event(event));

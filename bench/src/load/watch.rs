@@ -87,14 +87,18 @@ impl Load {
             });
         }
         let mut sent = 0;
-        let finished = timeout_at(deadline, async {
-            if let Err(error) = self.write(&starts, zero, &arrivals, &mut sent).await {
-                recorder.lock().failed(&error);
+        let writing = timeout_at(deadline, async {
+            match self.write(&starts, zero, &arrivals, &mut sent).await {
+                Ok(()) => arrivals.reached(sent * self.watchers).await,
+                Err(error) => recorder.lock().failed(&error),
             }
-            arrivals.reached(sent * self.watchers).await;
-        })
-        .await;
-        if finished.is_err() {
+        });
+        let in_time = tokio::select! {
+            finished = writing => finished.is_ok(),
+            // A stream ends only by failing, which it has counted; its events will not come.
+            _ = receivers.join_next() => true,
+        };
+        if !in_time {
             let missing = sent * self.watchers - arrivals.count.load(Ordering::Relaxed);
             recorder.lock().failed(&format!("events did not arrive in time missing={missing}"));
         }

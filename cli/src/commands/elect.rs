@@ -14,7 +14,7 @@ use crate::interval::argument_bytes;
 use crate::output::plain::Show;
 use crate::output::{json, plain};
 use crate::session::Session;
-use crate::signals::asked_to_stop;
+use crate::signals::StopRequests;
 
 /// Stand for election, or look on with -l
 ///
@@ -22,9 +22,9 @@ use crate::signals::asked_to_stop;
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  folkmoot elect scheduler host-a                    leads as host-a until Ctrl-C
-  folkmoot elect -l scheduler                        shows who leads, again at every change
-  folkmoot elect -l scheduler -w json                one JSON document for each leader")]
+  folkmoot elect scheduler host-a                  leads as host-a until Ctrl-C
+  folkmoot elect -l scheduler                      shows every leader
+  folkmoot elect -l scheduler -w json              a JSON document for each")]
 pub struct ElectArgs {
     /// Name of the election
     name: OsString,
@@ -35,7 +35,7 @@ pub struct ElectArgs {
     #[arg(short, long)]
     listen: bool,
     /// Seconds until others can lead if this process vanishes
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     ttl: i64,
 }
 
@@ -43,24 +43,31 @@ impl ElectArgs {
     pub(super) async fn run(self, context: &Context) -> Result<()> {
         let client = context.client().await?;
         let name = argument_bytes(self.name);
+        let mut stop_requests = StopRequests::listen()?;
         let Some(value) = self.value else {
-            return observe(context, &client, LeaderRequest { name }).await;
+            return observe(context, &client, LeaderRequest { name }, &mut stop_requests).await;
         };
         let session = Session::open(&client, self.ttl).await?;
         let request = CampaignRequest { name, lease: session.lease(), value: argument_bytes(value) };
-        let outcome = lead(context, &client, &session, request).await;
+        let outcome = lead(context, &client, &session, request, &mut stop_requests).await;
         // The lease takes the key with it, even where resigning failed or was not reached.
         let closed = session.close().await;
         outcome.and(closed)
     }
 }
 
-async fn lead(context: &Context, client: &Client, session: &Session, request: CampaignRequest) -> Result<()> {
+async fn lead(
+    context: &Context,
+    client: &Client,
+    session: &Session,
+    request: CampaignRequest,
+    stop_requests: &mut StopRequests,
+) -> Result<()> {
     let mut election_stub = client.election();
     let response = tokio::select! {
         response = election_stub.campaign(request) => response?.into_inner(),
         () = session.lost() => return Err(Failure::new("the lease ended before the election was won")),
-        () = asked_to_stop() => return Err(Failure::new("interrupted before the election was won")),
+        () = stop_requests.next() => return Err(Failure::new("interrupted before the election was won")),
     };
     let leader = response.leader.ok_or_else(|| Failure::new("the server did not say what was won"))?;
     let held = key_of(client, &leader.key).await?;
@@ -69,22 +76,27 @@ async fn lead(context: &Context, client: &Client, session: &Session, request: Ca
         () = session.lost() => {
             return Err(Failure::new("the leadership was lost: its lease could not be kept alive"));
         }
-        () = asked_to_stop() => {}
+        () = stop_requests.next() => {}
     }
     client.answer(client.election().resign(ResignRequest { leader: Some(leader) })).await?;
     Ok(())
 }
 
-async fn observe(context: &Context, client: &Client, request: LeaderRequest) -> Result<()> {
+async fn observe(
+    context: &Context,
+    client: &Client,
+    request: LeaderRequest,
+    stop_requests: &mut StopRequests,
+) -> Result<()> {
     let mut election_stub = client.election();
     let mut leaders = tokio::select! {
         leaders = election_stub.observe(request) => leaders?.into_inner(),
-        () = asked_to_stop() => return Ok(()),
+        () = stop_requests.next() => return Ok(()),
     };
     loop {
         let leader = tokio::select! {
             leader = leaders.message() => leader?,
-            () = asked_to_stop() => return Ok(()),
+            () = stop_requests.next() => return Ok(()),
         };
         let Some(leader) = leader else {
             return Err(Failure::new("the server closed the stream of leaders"));

@@ -33,13 +33,13 @@ enum EndpointCommand {
     #[command(after_help = "\
 Examples:
   folkmoot endpoint status
-  folkmoot endpoint status --cluster                 every member
+  folkmoot endpoint status --cluster               every member
   folkmoot endpoint status -w json | jq '.[].Status.dbSize'")]
     Status,
     /// Find out whether requests succeed, and how fast
     #[command(after_help = "\
 Examples:
-  folkmoot endpoint health                           exit code 1 if one is not well
+  folkmoot endpoint health                         exit code 1 if one is not well
   folkmoot endpoint health --cluster -w json")]
     Health,
     /// Show the checksum of the keys and their history
@@ -48,10 +48,10 @@ Examples:
     #[command(after_help = "\
 Examples:
   folkmoot endpoint hashkv --cluster
-  folkmoot endpoint hashkv --rev 1200 -w json        up to a revision")]
+  folkmoot endpoint hashkv --rev 1200 -w json      up to a revision")]
     Hashkv {
         /// Count up to this revision; 0 for all
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
         rev: i64,
     },
 }

@@ -9,7 +9,7 @@ use folkmoot_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use folkmoot_proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest};
 
 use super::{Context, lease_id};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::interval::{Interval, Reach, argument_bytes};
 use crate::output::plain::Show;
 use crate::output::{json, plain};
@@ -44,9 +44,9 @@ impl IntervalArgs {
 /// How fresh an answer must be.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Consistency {
-    /// Linearizable: what the cluster agrees on now
+    // Linearizable: what the cluster agrees on now.
     L,
-    /// Serializable: what this member has, possibly a little old
+    // Serializable: what this member has, possibly a little old.
     S,
 }
 
@@ -76,20 +76,20 @@ enum SortBy {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  folkmoot get config/version                        one key: a line with the key, one with the value
-  folkmoot get config/ --prefix                      all keys that begin with config/
-  folkmoot get config/version --print-value-only     the value alone, for scripts
+  folkmoot get config/version                      the key and the value, a line each
+  folkmoot get config/ --prefix                    all keys that begin with config/
+  folkmoot get config/version --print-value-only   the value alone, for scripts
   folkmoot get jobs/ --prefix --sort-by create --limit 1
-                                                     the oldest job
-  folkmoot get config/version --rev 41 -w json       as it was at revision 41, as JSON (base64)")]
+                                                   the oldest job
+  folkmoot get config/version --rev 41 -w json     as it was, as JSON (base64)")]
 pub struct GetArgs {
     #[command(flatten)]
     interval: IntervalArgs,
     /// Show at most so many keys; 0 for all
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     limit: i64,
     /// Read as of this revision; 0 for now
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     rev: i64,
     /// Direction of the order
     #[arg(long, ignore_case = true)]
@@ -106,7 +106,7 @@ pub struct GetArgs {
     /// Show the values without their keys
     #[arg(long, conflicts_with = "keys_only")]
     print_value_only: bool,
-    /// How fresh the answer must be
+    /// l: what the cluster agrees on now; s: what this member has, possibly a little old
     #[arg(long, default_value = "l")]
     consistency: Consistency,
 }
@@ -145,6 +145,9 @@ impl GetArgs {
     }
 
     pub(super) async fn run(self, context: &Context) -> Result<()> {
+        if self.print_value_only && context.printer.is_json() {
+            return Err(Failure::usage("--print-value-only is for --write-out=simple only"));
+        }
         let request = self.request()?;
         let client = context.client().await?;
         let response = client.answer(client.kv().range(request)).await?;
@@ -166,15 +169,16 @@ impl GetArgs {
 #[command(after_help = "\
 Examples:
   folkmoot put config/version 42
-  folkmoot put config/text < text.txt                the value comes from standard input
-  folkmoot put -- numbers/low -5                     after -- nothing is taken for a flag
-  folkmoot put workers/a up --lease 694d77aa9e38260f gone when the lease ends
-  folkmoot put config/version 43 --prev-kv           shows what it was before")]
+  folkmoot put config/text < text.txt              value from standard input
+  folkmoot put -- config/flags --fast              after -- nothing is a flag
+  folkmoot put workers/a up --lease 694d77aa9e38260f
+                                                   gone when the lease ends
+  folkmoot put config/version 43 --prev-kv         shows what it was before")]
 pub struct PutArgs {
     /// The key
     key: OsString,
     /// The value; read from standard input when left out
-    #[arg(conflicts_with = "ignore_value")]
+    #[arg(conflicts_with = "ignore_value", allow_negative_numbers = true)]
     value: Option<OsString>,
     /// Attach the key to this lease, a hexadecimal number
     #[arg(long, value_parser = lease_id, default_value = "0", hide_default_value = true,
@@ -226,9 +230,9 @@ impl PutArgs {
 #[command(after_help = "\
 Examples:
   folkmoot del config/text
-  folkmoot del jobs/ --prefix                        all keys that begin with jobs/
-  folkmoot del jobs/100 jobs/200                     from the first up to but not including the second
-  folkmoot del config/text --prev-kv                 shows what was deleted")]
+  folkmoot del jobs/ --prefix                      all keys that begin with jobs/
+  folkmoot del jobs/100 jobs/200                   all keys from 100 to before 200
+  folkmoot del config/text --prev-kv               shows what was deleted")]
 pub struct DelArgs {
     #[command(flatten)]
     interval: IntervalArgs,
@@ -260,8 +264,8 @@ impl DelArgs {
     visible_alias = "compaction",
     after_help = "\
 Examples:
-  folkmoot compact 1200                              revision 1200 and later stay readable
-  folkmoot compact 1200 --physical                   waits until the space is given back"
+  folkmoot compact 1200                            1200 and later stay readable
+  folkmoot compact 1200 --physical                 waits until it is all done"
 )]
 pub struct CompactArgs {
     /// First revision that stays readable

@@ -9,7 +9,7 @@ use super::{Context, lease_id};
 use crate::failure::{Failure, Result};
 use crate::output::{json, plain};
 use crate::session::KeepAlive;
-use crate::signals::asked_to_stop;
+use crate::signals::StopRequests;
 
 /// Manage leases: keys attached to a lease go when it ends
 #[derive(Args)]
@@ -23,9 +23,10 @@ enum LeaseCommand {
     /// Make a lease that ends after some seconds unless it is kept alive
     #[command(after_help = "\
 Examples:
-  folkmoot lease grant 60                            prints the number of the lease
-  folkmoot put workers/a up --lease 694d77aa9e38260f attaches a key to it
-  folkmoot lease grant 60 -w json | jq .ID           the number for scripts, decimal")]
+  folkmoot lease grant 60                          prints the lease's number
+  folkmoot put workers/a up --lease 694d77aa9e38260f
+                                                   attaches a key to it
+  folkmoot lease grant 60 -w json                  decimal there, hex elsewhere")]
     Grant {
         /// Time to live in seconds
         #[arg(allow_negative_numbers = true)]
@@ -35,7 +36,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   folkmoot lease revoke 694d77aa9e38260f
-  folkmoot lease revoke 694d77aa9e38260f -w json     with the revision of the deletion")]
+  folkmoot lease revoke 694d77aa9e38260f -w json   with the revision")]
     Revoke {
         /// The lease, a hexadecimal number
         #[arg(value_parser = lease_id, allow_negative_numbers = true)]
@@ -45,7 +46,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   folkmoot lease timetolive 694d77aa9e38260f
-  folkmoot lease timetolive 694d77aa9e38260f --keys  with the keys attached to it")]
+  folkmoot lease timetolive 694d77aa9e38260f --keys
+                                                   with its keys")]
     Timetolive {
         /// The lease, a hexadecimal number
         #[arg(value_parser = lease_id, allow_negative_numbers = true)]
@@ -63,8 +65,9 @@ Examples:
     /// Keep a lease alive until Ctrl-C
     #[command(after_help = "\
 Examples:
-  folkmoot lease keep-alive 694d77aa9e38260f         until Ctrl-C, then the lease runs out
-  folkmoot lease keep-alive 694d77aa9e38260f --once  one time")]
+  folkmoot lease keep-alive 694d77aa9e38260f       until Ctrl-C
+  folkmoot lease keep-alive 694d77aa9e38260f --once
+                                                   one time")]
     KeepAlive {
         /// The lease, a hexadecimal number
         #[arg(value_parser = lease_id, allow_negative_numbers = true)]
@@ -129,12 +132,13 @@ async fn list(context: &Context) -> Result<()> {
 }
 
 async fn keep_alive(context: &Context, id: i64, once: bool) -> Result<()> {
+    let mut stop_requests = StopRequests::listen()?;
     let client = context.client().await?;
     let mut stream = client.within_timeout(KeepAlive::open(&client, id)).await?;
     loop {
         let response = tokio::select! {
             response = client.within_timeout(stream.renew()) => response?,
-            () = asked_to_stop() => return Ok(()),
+            () = stop_requests.next() => return Ok(()),
         };
         if response.ttl <= 0 {
             return Err(Failure::new(format!("lease {id:016x} expired or revoked")));
@@ -148,7 +152,7 @@ async fn keep_alive(context: &Context, id: i64, once: bool) -> Result<()> {
         }
         tokio::select! {
             () = tokio::time::sleep(KeepAlive::pause(response.ttl)) => {}
-            () = asked_to_stop() => return Ok(()),
+            () = stop_requests.next() => return Ok(()),
         }
     }
 }

@@ -38,7 +38,7 @@ impl CompletionArgs {
 Examples:
   folkmoot version
   folkmoot version -w json
-  folkmoot endpoint status                           versions of the members, not of this program")]
+  folkmoot endpoint status                         versions of the members")]
 pub struct VersionArgs {}
 
 impl VersionArgs {

@@ -18,7 +18,7 @@ use crate::failure::{Failure, Result};
 use crate::interval::argument_bytes;
 use crate::output::{json, plain};
 use crate::session::Session;
-use crate::signals::asked_to_stop;
+use crate::signals::StopRequests;
 
 /// The key that exists as long as the lock is held.
 const KEY_VARIABLE: &str = "FOLKMOOT_LOCK_KEY";
@@ -35,10 +35,10 @@ const REVISION_VARIABLE: &str = "FOLKMOOT_LOCK_REV";
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  folkmoot lock deploy                               holds the lock until Ctrl-C
-  folkmoot lock deploy ./deploy.sh --all             runs the script while nobody else can
-  folkmoot lock deploy --ttl 5 -- sh -c 'echo $FOLKMOOT_LOCK_REV'
-                                                     others get the lock 5 s after we vanish")]
+  folkmoot lock deploy                             holds it until Ctrl-C
+  folkmoot lock deploy ./deploy.sh --all           runs while nobody else can
+  folkmoot lock --ttl 5 deploy sh -c 'echo $FOLKMOOT_LOCK_REV'
+                                                   others get it 5 s after we vanish")]
 pub struct LockArgs {
     /// Name of the lock
     name: OsString,
@@ -46,36 +46,43 @@ pub struct LockArgs {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<OsString>,
     /// Seconds until others get the lock if this process vanishes
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     ttl: i64,
 }
 
 impl LockArgs {
     pub(super) async fn run(self, context: &Context) -> Result<()> {
         let client = context.client().await?;
+        let mut stop_requests = StopRequests::listen()?;
         let session = Session::open(&client, self.ttl).await?;
-        let outcome = self.hold(context, &client, &session).await;
+        let outcome = self.hold(context, &client, &session, &mut stop_requests).await;
         // The lease takes the key with it, even where unlocking failed or was not reached.
         let closed = session.close().await;
         outcome.and(closed)
     }
 
-    async fn hold(&self, context: &Context, client: &Client, session: &Session) -> Result<()> {
+    async fn hold(
+        &self,
+        context: &Context,
+        client: &Client,
+        session: &Session,
+        stop_requests: &mut StopRequests,
+    ) -> Result<()> {
         let name = argument_bytes(self.name.clone());
         let mut lock_stub = client.lock();
         let waiting = lock_stub.lock(LockRequest { name, lease: session.lease() });
         let key = tokio::select! {
             response = waiting => response?.into_inner().key,
             () = session.lost() => return Err(Failure::new("the lease ended while waiting for the lock")),
-            () = asked_to_stop() => return Err(Failure::new("interrupted while waiting for the lock")),
+            () = stop_requests.next() => return Err(Failure::new("interrupted while waiting for the lock")),
         };
         let held = key_of(client, &key).await?;
         let outcome = match self.command.split_first() {
             None => {
                 context.printer.print(|| plain::lines([&key]), || json::range(&held))?;
                 tokio::select! {
-                    () = session.lost() => return Err(lock_lost()),
-                    () = asked_to_stop() => Ok(()),
+                    () = session.lost() => Err(lock_lost()),
+                    () = stop_requests.next() => Ok(()),
                 }
             }
             Some((program, arguments)) => {
@@ -84,10 +91,14 @@ impl LockArgs {
                     .args(arguments)
                     .env(KEY_VARIABLE, std::ffi::OsStr::from_bytes(&key))
                     .env(REVISION_VARIABLE, create_revision(&held).to_string());
-                run_command(command, program, session).await
+                run_command(command, program, session, stop_requests).await
             }
         };
-        client.answer(client.lock().unlock(UnlockRequest { key })).await?;
+        // What is lost needs no unlocking, and the server may not be there to do it.
+        if !session.is_lost() {
+            let unlocked = client.answer(client.lock().unlock(UnlockRequest { key })).await;
+            return outcome.and(unlocked.map(drop));
+        }
         outcome
     }
 }
@@ -113,7 +124,12 @@ fn create_revision(response: &RangeResponse) -> i64 {
     response.kvs.first().map_or(0, |kv| kv.create_revision)
 }
 
-async fn run_command(mut command: Command, program: &OsString, session: &Session) -> Result<()> {
+async fn run_command(
+    mut command: Command,
+    program: &OsString,
+    session: &Session,
+    stop_requests: &mut StopRequests,
+) -> Result<()> {
     let mut child = command.spawn().map_err(|error| {
         Failure::new(format!("cannot run the command: {error}; command={}", program.to_string_lossy()))
     })?;
@@ -126,7 +142,7 @@ async fn run_command(mut command: Command, program: &OsString, session: &Session
                 tell_to_stop(&child);
             }
             // Ctrl-C reaches the command by itself, SIGTERM does not; telling it twice does no harm.
-            () = asked_to_stop() => tell_to_stop(&child),
+            () = stop_requests.next() => tell_to_stop(&child),
         }
     };
     match lost {

@@ -25,13 +25,13 @@ enum AlarmCommand {
     /// Show what needs a person
     #[command(after_help = "\
 Examples:
-  folkmoot alarm list                                prints nothing if there is none
+  folkmoot alarm list                              prints nothing if all is well
   folkmoot alarm list -w json | jq '.alarms // []'")]
     List,
     /// Clear all alarms, after their cause is gone
     #[command(after_help = "\
 Examples:
-  A full store refuses writes until space was made and the alarm is cleared:
+  A full store refuses writes until there is space and the alarm is cleared:
     folkmoot compact 1200 --physical
     folkmoot defrag
     folkmoot alarm disarm")]
@@ -68,8 +68,8 @@ impl AlarmArgs {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  folkmoot defrag                                    the members of --endpoints
-  folkmoot defrag --cluster --command-timeout 60s    every member, one after the other")]
+  folkmoot defrag                                  the members of --endpoints
+  folkmoot defrag --cluster --command-timeout 60s  all, one after the other")]
 pub struct DefragArgs {
     /// Take every member of the cluster, not only those of --endpoints
     #[arg(long)]
@@ -99,9 +99,9 @@ impl DefragArgs {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  folkmoot member list                               shows the numbers of the members
+  folkmoot member list                             shows the members' numbers
   folkmoot move-leader bdae9bbc11dd390d --endpoints a:2379,b:2379,c:2379
-                                                     the leader must be among the endpoints")]
+                                                   the leader must be one of them")]
 pub struct MoveLeaderArgs {
     /// Who shall lead, a hexadecimal number
     #[arg(value_parser = member_id)]

@@ -22,9 +22,9 @@ enum MemberCommand {
 Examples:
   folkmoot member list
   folkmoot member list -w json | jq -r '.members[].clientURLs[]'
-  folkmoot member list --consistency s               as this member knows, even without a leader")]
+  folkmoot member list --consistency s             works without a leader, too")]
     List {
-        /// How fresh the answer must be
+        /// l: what the cluster agrees on now; s: what this member has, possibly a little old
         #[arg(long, default_value = "l")]
         consistency: Consistency,
     },

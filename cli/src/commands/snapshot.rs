@@ -35,7 +35,7 @@ enum SnapshotCommand {
 Examples:
   folkmoot snapshot save backup.db
   folkmoot snapshot save backup.db --endpoints 10.0.0.5:2379
-  folkmoot snapshot save backup.db -w json           with size, version and checksum")]
+  folkmoot snapshot save backup.db -w json         with size and checksum")]
     Save {
         /// The file to write
         file: PathBuf,

@@ -18,14 +18,16 @@ const PROMPTS: [&str; 3] =
 /// when all of them hold, operations for when one does not.
 #[derive(Args)]
 #[command(after_help = "\
-A condition compares version, create, mod, value or lease of a key with = != < or >.
+A condition compares version, create, mod, value or lease of a key by = != < >.
 Operations are get, put and del with the flags of the commands.
 
 Examples:
-  Take a name if nobody has it (create revision 0 means: there is no such key), else show who has it:
-    printf 'create(\"names/kim\") = \"0\"\\n\\nput names/kim mine\\n\\nget names/kim\\n\\n' | folkmoot txn
+  Take a name if nobody has it (a key that is not there has create revision 0),
+  else show who has it:
+    printf '%s\\n' 'create(\"names/kim\") = \"0\"' '' \\
+      'put names/kim mine' '' 'get names/kim' '' | folkmoot txn
 
-  Change a value only if nobody changed it since it was read at revision 41:
+  Change a value only if nobody changed it since revision 41:
     folkmoot txn <<'END'
     mod(\"config/version\") = \"41\"
 

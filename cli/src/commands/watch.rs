@@ -10,7 +10,7 @@ use super::Context;
 use super::kv::IntervalArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{json, plain};
-use crate::signals::asked_to_stop;
+use crate::signals::StopRequests;
 
 /// Show what happens to keys until Ctrl-C
 #[derive(Args)]
@@ -18,15 +18,15 @@ use crate::signals::asked_to_stop;
 Each event is shown as PUT or DELETE, the key, and the value.
 
 Examples:
-  folkmoot watch config/version                      from now on
-  folkmoot watch config/ --prefix --prev-kv          with the key and value before each change
-  folkmoot watch config/ --prefix --rev 41           everything since revision 41, then on
-  folkmoot watch jobs/ --prefix -w json              one JSON document a line, for a pipe")]
+  folkmoot watch config/version                    from now on
+  folkmoot watch config/ --prefix --prev-kv        with key and value before
+  folkmoot watch config/ --prefix --rev 41         from revision 41 on
+  folkmoot watch jobs/ --prefix -w json            a JSON document a line")]
 pub struct WatchArgs {
     #[command(flatten)]
     interval: IntervalArgs,
     /// First revision to show; 0 for what happens from now on
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     rev: i64,
     /// Show each key as it was before, too
     #[arg(long)]
@@ -47,6 +47,7 @@ impl WatchArgs {
             prev_kv: self.prev_kv,
             ..WatchCreateRequest::default()
         };
+        let mut stop_requests = StopRequests::listen()?;
         let client = context.client().await?;
         // The sender is kept: the server ends the stream when the requests end.
         let (requests, receiver) = mpsc::channel(1);
@@ -55,12 +56,12 @@ impl WatchArgs {
         let mut watch_stub = client.watch();
         let mut responses = tokio::select! {
             responses = watch_stub.watch(ReceiverStream::new(receiver)) => responses?.into_inner(),
-            () = asked_to_stop() => return Ok(()),
+            () = stop_requests.next() => return Ok(()),
         };
         loop {
             let response = tokio::select! {
                 response = responses.message() => response?,
-                () = asked_to_stop() => return Ok(()),
+                () = stop_requests.next() => return Ok(()),
             };
             match response {
                 Some(response) => show(context, &response)?,

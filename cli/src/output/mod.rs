@@ -14,10 +14,10 @@ pub mod plain;
 /// The form of the answers, `--write-out`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
 pub enum Format {
-    /// For people
+    // For people.
     #[default]
     Simple,
-    /// For scripts: one JSON document per answer
+    // For scripts: one JSON document per answer.
     Json,
 }
 
@@ -33,6 +33,11 @@ impl Printer {
         Self { format }
     }
 
+    /// Whether answers are for scripts.
+    pub fn is_json(self) -> bool {
+        self.format == Format::Json
+    }
+
     /// Writes one answer at once; only the form that is asked for is made. Whoever reads from a
     /// pipe gets it now, not when a buffer is full.
     pub fn print(self, plain: impl FnOnce() -> Vec<u8>, json: impl FnOnce() -> Value) -> Result<()> {
@@ -40,7 +45,7 @@ impl Printer {
             Format::Simple => plain(),
             Format::Json => json().to_string().into_bytes(),
         };
-        if self.format == Format::Json {
+        if self.is_json() {
             text.push(b'\n');
         }
         let mut out = io::stdout().lock();

@@ -22,15 +22,21 @@ pub struct ServeArgs {
 }
 
 const EXAMPLES: &str = "\
-Every flag has an environment variable: --data-dir is ETCD_DATA_DIR. Giving both is refused.
+Every flag has an environment variable: --data-dir is ETCD_DATA_DIR.
+Giving both is refused.
 
 Examples:
-  folkmoot serve                                     on 127.0.0.1:2379, data in default.folkmoot
-  folkmoot serve --data-dir /var/lib/folkmoot --listen-client-urls http://0.0.0.0:2379 \\
-    --advertise-client-urls http://10.0.0.5:2379     for clients on other machines
-  folkmoot serve --quota-backend-bytes=8589934592 --auto-compaction-retention=1h
-                                                     at most 8 GiB, one hour of history
-  ETCD_NAME=a ETCD_DATA_DIR=/data folkmoot serve     as in a container";
+  On 127.0.0.1:2379, with the data in default.folkmoot:
+    folkmoot serve
+  For clients on other machines:
+    folkmoot serve --data-dir /var/lib/folkmoot \\
+      --listen-client-urls http://0.0.0.0:2379 \\
+      --advertise-client-urls http://10.0.0.5:2379
+  At most 8 GiB, one hour of history:
+    folkmoot serve --quota-backend-bytes=8589934592 \\
+      --auto-compaction-retention=1h
+  In a container:
+    ETCD_NAME=a ETCD_DATA_DIR=/data folkmoot serve";
 
 impl Args for ServeArgs {
     fn augment_args(command: Command) -> Command {

@@ -56,16 +56,21 @@ impl Span {
         if last >= from.main {
             let (start, end) = (rows::rev_key(from), rows::rev_key(Revision::start_of(last + 1)));
             let mut failed = None;
-            engine.scan(Family::Rev, &start, Some(&end), &mut |key, row| match rows::decode_rev(key, row) {
-                Ok(version) => {
-                    visit(&version);
-                    ScanStep::Next
-                }
-                Err(fatal) => {
-                    failed = Some(fatal);
-                    ScanStep::Stop
-                }
-            })?;
+            engine.scan(
+                Family::Rev,
+                &start,
+                Some(&end),
+                &mut |key, row| match rows::decode_rev(key, row) {
+                    Ok(version) => {
+                        visit(&version);
+                        ScanStep::Next
+                    }
+                    Err(fatal) => {
+                        failed = Some(fatal);
+                        ScanStep::Stop
+                    }
+                },
+            )?;
             if let Some(fatal) = failed {
                 return Err(fatal);
             }
@@ -105,11 +110,8 @@ impl Reader {
                 let revision = if revision == 0 { state.revision } else { revision };
                 let unstored =
                     state.unstored.iter().take_while(|version| version.revision.main <= revision).cloned();
-                let span = Span {
-                    revision,
-                    stored_revision: state.stored_revision,
-                    unstored: unstored.collect(),
-                };
+                let span =
+                    Span { revision, stored_revision: state.stored_revision, unstored: unstored.collect() };
                 (span, state.compact_revision, state.revision)
             };
             let hash = hash_span(self.shared.engine.as_ref(), &span, compact_revision)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::reader::Reader;
+use super::request::RangeRequest;
 use super::rows::{self, Version};
 use crate::env::{Family, ScanStep};
 use crate::error::{Error, Failure, Fatal};
@@ -26,7 +27,9 @@ impl Batches {
         let main = version.revision.main;
         if self.open.as_ref().is_none_or(|open| open.revision != main) {
             self.close();
-            if !self.done.is_empty() && (self.done.len() >= self.revisions_max || self.bytes >= self.bytes_max) {
+            if !self.done.is_empty()
+                && (self.done.len() >= self.revisions_max || self.bytes >= self.bytes_max)
+            {
                 return false;
             }
             self.open = Some(EventBatch { revision: main, events: Vec::new() });
@@ -88,8 +91,12 @@ impl History for Reader {
             }
             let stored = state.stored_revision;
             let start = state.unstored.partition_point(|version| version.revision.main < from);
-            let unstored: Vec<_> =
-                state.unstored.range(start..).take_while(|version| version.revision.main < to).cloned().collect();
+            let unstored: Vec<_> = state
+                .unstored
+                .range(start..)
+                .take_while(|version| version.revision.main < to)
+                .cloned()
+                .collect();
             (stored, unstored)
         };
         let mut batches = Batches { done: Vec::new(), open: None, bytes: 0, revisions_max, bytes_max };
@@ -97,17 +104,17 @@ impl History for Reader {
         let mut failed = None;
         let start = rows::rev_key(Revision::start_of(from.max(0)));
         let end = rows::rev_key(Revision::start_of(to.min(stored + 1).max(0)));
-        self.shared.engine.scan(Family::Rev, &start, Some(&end), &mut |key, row| {
-            match rows::decode_rev(key, row) {
-                Ok(version) if batches.push(&version) => ScanStep::Next,
-                Ok(_) => {
-                    full = true;
-                    ScanStep::Stop
-                }
-                Err(fatal) => {
-                    failed = Some(fatal);
-                    ScanStep::Stop
-                }
+        self.shared.engine.scan(Family::Rev, &start, Some(&end), &mut |key, row| match rows::decode_rev(
+            key, row,
+        ) {
+            Ok(version) if batches.push(&version) => ScanStep::Next,
+            Ok(_) => {
+                full = true;
+                ScanStep::Stop
+            }
+            Err(fatal) => {
+                failed = Some(fatal);
+                ScanStep::Stop
             }
         })?;
         if let Some(fatal) = failed {
@@ -129,48 +136,46 @@ impl History for Reader {
     fn prev_kv(&self, event: &Event) -> Result<Option<KeyValue>, Failure> {
         let at = event.kv.mod_revision - 1;
         let Some(prev) = &event.prev else { return Ok(None) };
-        if at < self.compact_revision() {
+        let created = event.kind == EventKind::Put && event.kv.create_revision == event.kv.mod_revision;
+        if created || at < self.compact_revision() {
             return Ok(None);
         }
-        let mut revision = prev.revision;
-        if revision.main <= at
-            && let Some(value) = &prev.value
-        {
+        if prev.revision.main > at {
+            // The command of the event had changed the key before; what counts is the key as it
+            // was before the command.
+            let key = event.kv.key.clone();
+            let request = RangeRequest { key, revision: at, ..RangeRequest::default() };
+            return match self.range(&request) {
+                Ok(response) => Ok(response.kvs.into_iter().next()),
+                Err(Failure::Answer(Error::Compacted)) => Ok(None),
+                Err(failure) => Err(failure),
+            };
+        }
+        if let Some(value) = &prev.value {
             return Ok(Some(KeyValue {
                 key: event.kv.key.clone(),
                 value: value.clone(),
                 create_revision: prev.create_revision,
-                mod_revision: revision.main,
+                mod_revision: prev.revision.main,
                 version: prev.version,
                 lease: prev.lease,
             }));
         }
-        loop {
-            let Some(version) = self.version(revision)? else {
-                if at < self.compact_revision() {
-                    return Ok(None);
-                }
-                return Err(Fatal::Damaged(format!(
-                    "a superseded version is missing; revision={} sub={}",
-                    revision.main, revision.sub
-                ))
-                .into());
-            };
-            if version.revision.main <= at {
-                return Ok(Some(KeyValue {
-                    key: version.key,
-                    value: version.value,
-                    create_revision: version.create_revision,
-                    mod_revision: version.revision.main,
-                    version: version.version,
-                    lease: version.lease,
-                }));
-            }
-            // The command of the event changed the key before, too.
-            match version.prev {
-                Some(earlier) => revision = earlier,
-                None => return Ok(None),
-            }
+        match self.version(prev.revision)? {
+            Some(version) => Ok(Some(KeyValue {
+                key: version.key,
+                value: version.value,
+                create_revision: version.create_revision,
+                mod_revision: version.revision.main,
+                version: version.version,
+                lease: version.lease,
+            })),
+            None if at < self.compact_revision() => Ok(None),
+            None => Err(Fatal::Damaged(format!(
+                "a superseded version is missing; revision={} sub={}",
+                prev.revision.main, prev.revision.sub
+            ))
+            .into()),
         }
     }
 }

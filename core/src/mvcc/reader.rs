@@ -141,8 +141,10 @@ fn run(view: &View<'_>, request: &TxnRequest) -> Result<TxnResponse, Miss> {
         check_txn_range(view, range)?;
         ranges.push(range);
     }
-    let responses =
-        ranges.into_iter().map(|range| Ok(ResponseOp::Range(view.range(range)?))).collect::<Result<_, Miss>>()?;
+    let responses = ranges
+        .into_iter()
+        .map(|range| Ok(ResponseOp::Range(view.range(range)?)))
+        .collect::<Result<_, Miss>>()?;
     Ok(TxnResponse { revision: view.current(), succeeded, responses })
 }
 

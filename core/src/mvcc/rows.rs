@@ -542,7 +542,9 @@ mod tests {
             for length in 0..row.len() {
                 let cut = &row[..length];
                 match family {
-                    Family::Rev => assert!(decode_rev_value(version.revision, cut).is_none(), "cut at {length}"),
+                    Family::Rev => {
+                        assert!(decode_rev_value(version.revision, cut).is_none(), "cut at {length}")
+                    }
                     _ => assert!(decode_idx_value(version.revision, cut).is_none(), "cut at {length}"),
                 }
             }

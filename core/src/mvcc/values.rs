@@ -70,8 +70,9 @@ impl Values {
     }
 
     fn evict(&mut self, tree: &mut Tree, key: &[u8], revision: Revision) {
-        let has_value =
-            |live: &Live| live.revision() == revision && live.value.as_ref().is_some_and(|value| !value.is_empty());
+        let has_value = |live: &Live| {
+            live.revision() == revision && live.value.as_ref().is_some_and(|value| !value.is_empty())
+        };
         // Looked up first, because access to change would copy nodes that readers hold.
         if tree.get(key).is_some_and(has_value)
             && let Some(live) = tree.get_mut(key)

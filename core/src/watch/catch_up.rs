@@ -26,7 +26,7 @@ const TURN_COST_BYTES: usize = 256;
 /// Chunks kept: enough for a few crowds at different places.
 const CHUNKS_MAX: usize = 4;
 /// From this many cursors on, a chunk is matched with all groups at once.
-const TABLE_CURSORS_MIN: usize = 16;
+const TABLE_CURSORS_MIN: usize = if cfg!(test) { 4 } else { 16 };
 /// A table of matches larger than this is not kept (many groups that overlap).
 const TABLE_MATCHES_MAX: usize = 200_000;
 /// Event sets kept with a chunk to be shared.

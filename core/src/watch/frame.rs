@@ -200,9 +200,8 @@ mod tests {
     fn set(sizes: &[usize]) -> EventSet {
         let events = sizes.iter().map(|bytes| put(*bytes)).collect();
         let batch = Arc::new(EventBatch { revision: 300, events });
-        let picks = (0..sizes.len() as u32)
-            .map(|index| Pick { batch: batch.clone(), index, prev: None })
-            .collect();
+        let picks =
+            (0..sizes.len() as u32).map(|index| Pick { batch: batch.clone(), index, prev: None }).collect();
         EventSet::new(picks)
     }
 

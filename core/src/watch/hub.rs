@@ -160,7 +160,8 @@ impl Hub {
         owner.unsynced_count += 1;
         owner.start_revision_max = owner.start_revision_max.max(start_revision);
         self.cursor_count += 1;
-        let created = WatchFrame { watch_id: id, revision: self.revision, created: true, ..WatchFrame::default() };
+        let created =
+            WatchFrame { watch_id: id, revision: self.revision, created: true, ..WatchFrame::default() };
         self.streams.push(stream, created);
         if start_revision == 0 || start_revision > self.revision {
             self.make_live(at);
@@ -183,8 +184,7 @@ impl Hub {
         if owner.lagging.len() > 2 * owner.watchers.len() + 16 {
             owner.lagging.retain(|reference| self.watchers.resolve(*reference).is_some());
         }
-        let frame =
-            WatchFrame { watch_id, revision: self.revision, canceled: true, ..WatchFrame::default() };
+        let frame = WatchFrame { watch_id, revision: self.revision, canceled: true, ..WatchFrame::default() };
         self.streams.push(stream, frame);
     }
 
@@ -193,8 +193,7 @@ impl Hub {
     /// has no room.
     pub fn progress_request(&mut self, stream: StreamId) {
         let Some(stream) = self.streams.find(stream) else { return };
-        let frame =
-            WatchFrame { watch_id: NO_WATCH_ID, revision: self.revision, ..WatchFrame::default() };
+        let frame = WatchFrame { watch_id: NO_WATCH_ID, revision: self.revision, ..WatchFrame::default() };
         #[cfg(test)]
         if self.faults.progress_overtakes && !self.streams.get(stream).watchers.is_empty() {
             self.streams.push_before_events(stream, frame);
@@ -234,7 +233,12 @@ impl Hub {
     }
 
     /// Queues the events of a new revision for the live watchers of a group.
-    fn deliver(&mut self, group: GroupIndex, batch: &Arc<EventBatch>, matches: &[(GroupIndex, u32)]) -> Result<(), Fatal> {
+    fn deliver(
+        &mut self,
+        group: GroupIndex,
+        batch: &Arc<EventBatch>,
+        matches: &[(GroupIndex, u32)],
+    ) -> Result<(), Fatal> {
         let mut sets: [Option<Option<Arc<EventSet>>>; Variant::COUNT] = Default::default();
         let mut position = 0;
         while let Some(at) = self.groups.get(group).live.get(position).copied() {
@@ -301,7 +305,10 @@ impl Hub {
         if event.kv.mod_revision - 1 < self.compact_revision {
             return Ok(None);
         }
-        if let Some(value) = &prev.value {
+        // A version of the same command does not count: it was never a state of the store.
+        if let Some(value) = &prev.value
+            && prev.revision.main < event.kv.mod_revision
+        {
             return Ok(Some(KeyValue {
                 key: event.kv.key.clone(),
                 value: value.clone(),

@@ -33,6 +33,10 @@ mod streams;
 mod watchers;
 
 #[cfg(test)]
+mod checker;
+#[cfg(test)]
+mod hub_tests;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod story_tests;

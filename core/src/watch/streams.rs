@@ -1,8 +1,7 @@
 //! The streams: each one's watch ids, its outbox, and its cursors that wait for room.
 //!
-//! A stream with waiting cursors is in exactly one of three places: in the *run* queue (it has
-//! room), in the *starved* queue (it has room but all outboxes together do not), or nowhere,
-//! because its own outbox is full; then [`Streams::sent`] brings it back.
+//! A stream with waiting cursors is in the run queue if it has room. If it has none, its outbox
+//! is not empty (an empty one always has room), and [`Streams::sent`] brings the stream back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -35,7 +34,6 @@ pub(super) struct Stream {
     /// In the list of streams with frames.
     listed: bool,
     running: bool,
-    starved: bool,
     progress_interval: Duration,
     next_progress: Instant64,
 }
@@ -61,11 +59,10 @@ pub(super) struct Streams {
     slots: Vec<Option<Stream>>,
     free: Vec<StreamIndex>,
     by_id: BTreeMap<StreamId, StreamIndex>,
-    /// Streams that got frames since they were last listed. May name closed ones, as may the
-    /// queues below.
+    /// Streams that got frames since they were last listed. May name closed ones, as may
+    /// `run`.
     ready: Vec<StreamId>,
     run: VecDeque<StreamId>,
-    starved: VecDeque<StreamId>,
     progress_due: BTreeSet<(Instant64, StreamIndex)>,
     bytes: usize,
     outbox_bytes_max: usize,
@@ -80,7 +77,6 @@ impl Streams {
             by_id: BTreeMap::new(),
             ready: Vec::new(),
             run: VecDeque::new(),
-            starved: VecDeque::new(),
             progress_due: BTreeSet::new(),
             bytes: 0,
             outbox_bytes_max,
@@ -103,7 +99,6 @@ impl Streams {
             lagging: VecDeque::new(),
             listed: false,
             running: false,
-            starved: false,
             progress_interval,
             next_progress,
         };
@@ -128,7 +123,6 @@ impl Streams {
         self.free.push(at);
         self.progress_due.remove(&(stream.next_progress, at));
         self.bytes -= stream.bytes();
-        self.wake_starved();
         stream.watchers.into_values().collect()
     }
 
@@ -233,35 +227,16 @@ impl Streams {
         if low {
             self.schedule(at);
         }
-        self.wake_starved();
     }
 
-    fn wake_starved(&mut self) {
-        if self.bytes > self.bytes_max / 4 * 3 {
-            return;
-        }
-        while let Some(id) = self.starved.pop_front() {
-            if let Some(at) = self.find(id) {
-                self.get_mut(at).starved = false;
-                self.schedule(at);
-            }
-        }
-    }
-
-    /// Puts a stream with cursors where its turn will come.
+    /// Gives a stream with cursors its turn if it has room.
     pub(super) fn schedule(&mut self, at: StreamIndex) {
         let has_room = self.has_room(at);
-        let outbox_bytes_max = self.outbox_bytes_max;
         let stream = self.get_mut(at);
-        if stream.running || stream.lagging.is_empty() {
-            return;
-        }
-        let id = stream.id;
-        if has_room {
+        if has_room && !stream.running && !stream.lagging.is_empty() {
             stream.running = true;
+            let id = stream.id;
             self.run.push_back(id);
-        } else if stream.bytes() < outbox_bytes_max && !std::mem::replace(&mut stream.starved, true) {
-            self.starved.push_back(id);
         }
     }
 

@@ -118,6 +118,8 @@ impl Watchers {
 
     /// All watchers.
     pub(super) fn indexes(&self) -> Vec<WatcherIndex> {
-        (0..self.slots.len() as WatcherIndex).filter(|at| self.slots[*at as usize].watcher.is_some()).collect()
+        (0..self.slots.len() as WatcherIndex)
+            .filter(|at| self.slots[*at as usize].watcher.is_some())
+            .collect()
     }
 }

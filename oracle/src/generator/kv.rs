@@ -20,11 +20,12 @@ impl Generator {
         let key = self.universe.key(&mut self.rng);
         let value = self.universe.value(&mut self.rng);
         let lease = match self.rng.random_range(0..20) {
-            0..14 => 0,
-            14..19 => self.universe.lease(&mut self.rng),
+            0..15 => 0,
+            15..19 => self.universe.lease(&mut self.rng),
             _ => 4711,
         };
-        let mut put = pb::PutRequest { key, value, lease, prev_kv: self.rng.random_bool(0.4), ..Default::default() };
+        let mut put =
+            pb::PutRequest { key, value, lease, prev_kv: self.rng.random_bool(0.4), ..Default::default() };
         if self.once_in(12) {
             put.ignore_value = true;
             if !self.once_in(5) {
@@ -111,7 +112,8 @@ impl Generator {
     pub(super) fn delete_range(&mut self) {
         let key = self.universe.key(&mut self.rng);
         // A wide deletion empties the small universe, so most hit one key.
-        let range_end = if self.once_in(3) { self.universe.range_end(&mut self.rng, &key) } else { Bytes::new() };
+        let range_end =
+            if self.once_in(3) { self.universe.range_end(&mut self.rng, &key) } else { Bytes::new() };
         let prev_kv = self.rng.random_bool(0.5);
         self.script.push(Request::DeleteRange(pb::DeleteRangeRequest { key, range_end, prev_kv }));
     }
@@ -181,7 +183,11 @@ impl Generator {
                 }
                 28..34 => {
                     let mut key = self.universe.key(&mut self.rng);
-                    let range_end = if self.once_in(3) { self.universe.range_end(&mut self.rng, &key) } else { Bytes::new() };
+                    let range_end = if self.once_in(3) {
+                        self.universe.range_end(&mut self.rng, &key)
+                    } else {
+                        Bytes::new()
+                    };
                     for _ in 0..8 {
                         if !written.contains(&key) || self.once_in(60) {
                             break;
@@ -196,7 +202,10 @@ impl Generator {
                     ops.push(pb::RequestOp { request: None });
                     continue;
                 }
-                _ => Op::RequestRange(pb::RangeRequest { key: self.universe.key(&mut self.rng), ..Default::default() }),
+                _ => Op::RequestRange(pb::RangeRequest {
+                    key: self.universe.key(&mut self.rng),
+                    ..Default::default()
+                }),
             };
             ops.push(op(request));
         }
@@ -205,7 +214,8 @@ impl Generator {
 
     fn compare(&mut self) -> pb::Compare {
         let key = self.universe.key(&mut self.rng);
-        let range_end = if self.once_in(4) { self.universe.range_end(&mut self.rng, &key) } else { Bytes::new() };
+        let range_end =
+            if self.once_in(4) { self.universe.range_end(&mut self.rng, &key) } else { Bytes::new() };
         let target = self.rng.random_range(0..5);
         // The field usually fits the target, sometimes it is another one or none.
         let field = if self.once_in(12) { self.rng.random_range(0..6) } else { target };
@@ -215,7 +225,11 @@ impl Generator {
             1 => Some(TargetUnion::CreateRevision(revision)),
             2 => Some(TargetUnion::ModRevision(revision)),
             3 => Some(TargetUnion::Value(self.universe.value(&mut self.rng))),
-            4 => Some(TargetUnion::Lease(if self.rng.random() { 0 } else { self.universe.lease(&mut self.rng) })),
+            4 => Some(TargetUnion::Lease(if self.rng.random() {
+                0
+            } else {
+                self.universe.lease(&mut self.rng)
+            })),
             _ => None,
         };
         let target = if self.once_in(40) { self.pick(&[5, -1, 99]) } else { target };
@@ -229,7 +243,7 @@ impl Generator {
 /// with everything.
 fn may_delete_unnoticed(txn: &pb::TxnRequest, nested: bool) -> bool {
     txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
-        Some(Op::RequestDeleteRange(delete)) => nested || delete.range_end == &b"\0"[..],
+        Some(Op::RequestDeleteRange(delete)) => nested || delete.range_end == b"\0"[..],
         Some(Op::RequestTxn(inner)) => may_delete_unnoticed(inner, true),
         _ => false,
     })

@@ -52,7 +52,7 @@ impl Generator {
         if self.rng.random_bool(0.3) {
             self.compact();
         }
-        for _ in 0..self.rng.random_range(0..3) {
+        for _ in 0..self.rng.random_range(1..6) {
             self.grant_long();
         }
         if self.rng.random_bool(0.7) {
@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn some_hundred_scripts_ask_for_everything() {
-        let kinds: BTreeSet<&str> = (0..200).flat_map(|seed| script(seed, 40)).map(|request| request.kind()).collect();
+        let kinds: BTreeSet<&str> =
+            (0..200).flat_map(|seed| script(seed, 40)).map(|request| request.kind()).collect();
         // Settle is the driver's own.
         assert_eq!(kinds.len(), 20, "{kinds:?}");
     }

@@ -9,7 +9,7 @@ use folkmoot_proto::etcdserverpb as pb;
 use folkmoot_proto::etcdserverpb::kv_server;
 use tonic::{Request, Response, Status};
 
-use super::header::header;
+use super::header::{bare_header, header};
 use super::queue::ResponseStream;
 use super::{quota, status};
 use crate::http::Received;
@@ -33,8 +33,7 @@ impl Kv {
         validate::check_range(&request).map_err(status)?;
         self.start_read(request.serializable).await.map_err(status)?;
         let response = read::range(&self.node, request).await.map_err(status)?;
-        let header = header(&self.node, response.revision);
-        Ok(codec::kv::range_to_wire(response, header))
+        Ok(codec::kv::range_to_wire(response, bare_header(&self.node)))
     }
 
     /// Writes a key.
@@ -44,8 +43,7 @@ impl Kv {
         validate::check_put(&put).map_err(status)?;
         match self.propose(Kind::Put, request.encoded).await.map_err(status)? {
             Reply::Put(response) => {
-                let header = header(&self.node, response.revision);
-                Ok(codec::kv::put_to_wire(response, header))
+                Ok(codec::kv::put_to_wire(response, bare_header(&self.node)))
             }
             other => unreachable!("a put is answered as one, not {other:?}"),
         }
@@ -59,8 +57,7 @@ impl Kv {
         validate::check_delete_range(&codec::kv::delete_range_from_wire(request.message)).map_err(status)?;
         match self.propose(Kind::DeleteRange, request.encoded).await.map_err(status)? {
             Reply::DeleteRange(response) => {
-                let header = header(&self.node, response.revision);
-                Ok(codec::kv::delete_range_to_wire(response, header))
+                Ok(codec::kv::delete_range_to_wire(response, bare_header(&self.node)))
             }
             other => unreachable!("a deletion is answered as one, not {other:?}"),
         }
@@ -80,8 +77,7 @@ impl Kv {
                 other => unreachable!("a transaction is answered as one, not {other:?}"),
             }
         };
-        let header = header(&self.node, response.revision);
-        Ok(codec::kv::txn_to_wire(response, header))
+        Ok(codec::kv::txn_to_wire(response, bare_header(&self.node)))
     }
 
     async fn compact(&self, request: pb::CompactionRequest) -> Result<pb::CompactionResponse, CallError> {

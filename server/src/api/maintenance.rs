@@ -129,7 +129,7 @@ impl maintenance_server::Maintenance for Maintenance {
         _: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
         tracing::info!("starting defragment");
-        self.node.storage().defragment().await.map_err(status)?;
+        snapshot::defragment(&self.node).await?;
         tracing::info!("finished defragment");
         Ok(Response::new(pb::DefragmentResponse { header: None }))
     }
@@ -142,7 +142,7 @@ impl maintenance_server::Maintenance for Maintenance {
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
         let hash = snapshot::hash_kv(&self.node, request.into_inner().revision).await.map_err(status)?;
         Ok(Response::new(pb::HashKvResponse {
-            header: header(&self.node, hash.current_revision),
+            header: header(&self.node, hash.revision),
             hash: hash.hash,
             compact_revision: hash.compact_revision,
             hash_revision: hash.hash_revision,

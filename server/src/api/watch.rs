@@ -195,7 +195,7 @@ impl Encoder for FrameEncoder {
 fn encode_events(events: &EventSet) -> Bytes {
     let mut buf = BytesMut::with_capacity(events.wire_bytes());
     for (event, prev) in events.iter() {
-        prost::encoding::message::encode(EVENTS_FIELD, &codec::event::to_wire(event, prev), &mut buf);
+        prost::encoding::message::encode(EVENTS_FIELD, &codec::event::event_to_wire(event, prev.cloned()), &mut buf);
     }
     buf.freeze()
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use folkmoot_core::cluster::AlarmKind;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
 use serde_json::json;
 
 use super::body::ResponseBody;
@@ -10,18 +10,19 @@ use crate::node::NodeHandle;
 use crate::version::{ETCD_VERSION, storage_version};
 
 /// Answers a request that is not gRPC.
-pub async fn answer<B>(node: &NodeHandle, request: &Request<B>) -> Response<ResponseBody> {
-    let path = request.uri().path();
-    if request.method() == Method::OPTIONS {
+pub async fn answer(node: &NodeHandle, method: &Method, uri: &Uri) -> Response<ResponseBody> {
+    let path = uri.path();
+    if *method == Method::OPTIONS {
         return text(StatusCode::OK, String::new());
     }
-    let query = Query::read(request.uri().query().unwrap_or(""));
-    let (group, check) = match path.split_at(path[1..].find('/').map_or(path.len(), |at| at + 1)) {
+    let query = Query::read(uri.query().unwrap_or(""));
+    let slash = path.char_indices().skip(1).find(|(_, c)| *c == '/').map_or(path.len(), |(at, _)| at);
+    let (group, check) = match path.split_at(slash) {
         (group @ ("/livez" | "/readyz"), check) => (group, check.trim_start_matches('/')),
         ("/health" | "/version", "") => (path, ""),
         _ => return text(StatusCode::NOT_FOUND, "404 page not found\n".into()),
     };
-    if request.method() != Method::GET {
+    if *method != Method::GET {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".into());
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
         return response;

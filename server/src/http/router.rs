@@ -94,7 +94,8 @@ impl hyper::service::Service<Request<Incoming>> for Router {
 impl Services {
     async fn answer(&self, request: Request<Incoming>) -> Response<ResponseBody> {
         if !is_grpc(request.headers()) {
-            return plain::answer(&self.node, &request).await;
+            let (head, _) = request.into_parts();
+            return plain::answer(&self.node, &head.method, &head.uri).await;
         }
         if let Err(status) = api::check_call(&self.node, request.uri().path(), request.headers()) {
             return failed(status);

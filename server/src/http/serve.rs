@@ -63,7 +63,7 @@ impl Connection {
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            _ = self.stopping.wait_for(|stopping| *stopping) => {
+            () = stopped(&mut self.stopping) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -72,4 +72,9 @@ impl Connection {
             tracing::debug!(error, "connection ended");
         }
     }
+}
+
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // An error means that the server is gone altogether.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
 }

@@ -80,6 +80,7 @@ impl CoreThread {
         answers: &mut [Vec<(Slot, Result<Reply, Error>)>],
     ) -> Result<(), Fatal> {
         let mut compacted = None;
+        let mut events = Vec::new();
         let mut status = None;
         for output in outputs.drain(..) {
             match output {
@@ -88,18 +89,20 @@ impl CoreThread {
                 Output::Store(write) => self.storage.store(write),
                 Output::Flush => self.storage.flush_and_report(),
                 Output::Reply { slot, result } => answers[port_of(slot)].push((slot, result)),
-                Output::Events(batch) => self.hub.publish(batch),
-                Output::Compacted { revision } => {
-                    self.hub.compacted(revision);
-                    compacted = Some(revision);
-                }
+                Output::Events(batch) => events.push(batch),
+                Output::Compacted { revision } => compacted = Some(revision),
                 // Losing a message is allowed, and a member alone has nobody to send one to.
                 Output::Send { .. } => {}
                 Output::Status(new) => status = Some(new),
                 Output::Fatal(fatal) => return Err(fatal),
             }
         }
+        if !events.is_empty() {
+            self.hub.publish(&mut events);
+        }
         if let Some(revision) = compacted {
+            // After the events: they may be newer, and none is older than what may be read.
+            self.hub.compacted(revision);
             // Only now: the rows that carry the new compacted revision are queued before it.
             self.storage.collect_garbage(revision);
         }

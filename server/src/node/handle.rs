@@ -8,6 +8,7 @@ use folkmoot_core::error::{Error, Failure};
 use folkmoot_core::mvcc::Reader;
 use folkmoot_core::node::{Input, Reply, Slot};
 use folkmoot_core::types::{ClusterId, LeaseId, MemberId};
+use folkmoot_storage::DataDir;
 use tokio::sync::watch;
 
 use super::inbox::{Inbox, Refused};
@@ -30,6 +31,8 @@ pub struct Shared {
     pub published: Arc<Published>,
     /// The keys.
     pub reader: Reader,
+    /// The data directory, locked for as long as anybody may use it.
+    pub dir: Arc<DataDir>,
     /// The engine's thread.
     pub storage: StorageHandle,
     /// The watch hub's thread.
@@ -110,6 +113,11 @@ impl NodeHandle {
     /// The published state of the keys.
     pub fn reader(&self) -> &Reader {
         &self.shared.reader
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> &DataDir {
+        &self.shared.dir
     }
 
     /// The engine's thread.

@@ -18,5 +18,5 @@ pub use handle::{CallError, LeaseInfo, NodeHandle, Shared};
 pub use inbox::Inbox;
 pub use published::Published;
 pub use slots::Port;
-pub use storage_thread::{StorageHandle, StorageThread, storage_thread};
+pub use storage_thread::{Reports, StorageHandle, StorageThread, storage_thread};
 pub use wal_thread::{WalJob, run as run_wal};

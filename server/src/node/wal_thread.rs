@@ -26,8 +26,8 @@ pub enum WalJob {
 pub fn run(mut wal: Wal, jobs: &Receiver<WalJob>, inbox: &Arc<Inbox>, fate: &Fate) {
     // While both cores are busy, a thread of ordinary priority waits milliseconds for its turn
     // after each sync, and with it everybody who waits for the log.
-    if let Err(error) = boost_current_thread() {
-        tracing::debug!(%error, "the log's thread runs with ordinary priority");
+    if !boost_current_thread() {
+        tracing::debug!("the log's thread runs with ordinary priority");
     }
     let mut batches = Vec::new();
     while let Ok(first) = jobs.recv() {
@@ -51,12 +51,9 @@ pub fn run(mut wal: Wal, jobs: &Receiver<WalJob>, inbox: &Arc<Inbox>, fate: &Fat
             batches.clear();
             inbox.complete(Input::WalDone { number });
         }
-        let upkeep = match purge {
-            Some(up_to) => wal.purge(up_to),
-            None if jobs.is_empty() => wal.prepare_spare(),
-            None => Ok(()),
-        };
-        if let Err(error) = upkeep {
+        if let Some(up_to) = purge
+            && let Err(error) = wal.purge(up_to)
+        {
             fate.fail("wal", &error);
             inbox.close();
             return;

@@ -12,7 +12,7 @@ use prost::Message as _;
 use tonic::Status;
 
 use super::in_background;
-use crate::api::{ResponseStream, header, status};
+use crate::api::{ResponseStream, bare_header, header, status};
 use crate::node::NodeHandle;
 
 /// Keys of the first part.
@@ -85,8 +85,8 @@ impl Parts {
             key.put_u8(0);
             key.freeze()
         });
-        let mut response = codec::kv::range_to_wire(answer, None);
-        (response.more, response.count) = (false, 0);
+        let mut response = codec::kv::range_to_wire(answer, bare_header(&self.node));
+        (response.header, response.more, response.count) = (None, false, 0);
         match (last, next_key) {
             (false, Some(key)) => {
                 self.request.key = key;

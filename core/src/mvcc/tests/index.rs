@@ -72,7 +72,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 fn many(from: u16, count: u16) -> impl Iterator<Item = Vec<u8>> {
     // Not in order.
-    (0..count).map(move |n| (from + (n * 7919) % count.max(1)).to_be_bytes().to_vec())
+    (0..count).map(move |n| (from + (u32::from(n) * 7919 % u32::from(count)) as u16).to_be_bytes().to_vec())
 }
 
 fn look(tree: &Tree, twin: &Twin, from: &[u8], to: &[u8]) {
@@ -141,7 +141,8 @@ proptest! {
 fn a_tree_can_be_filled_and_emptied_in_any_direction() {
     let key = |n: u32| n.to_be_bytes();
     for (insert_up, remove_up) in [(true, true), (true, false), (false, true), (false, false)] {
-        let order = |up: bool| -> Vec<u32> { if up { (0..5000).collect() } else { (0..5000).rev().collect() } };
+        let order =
+            |up: bool| -> Vec<u32> { if up { (0..5000).collect() } else { (0..5000).rev().collect() } };
         let mut tree = Tree::default();
         for n in order(insert_up) {
             put(&mut tree, &key(n), 1);

@@ -63,7 +63,8 @@ impl Twin {
             return Err(Error::Compacted);
         }
         let mut kvs = self.in_range(at, &request.key, &request.range_end);
-        let mut response = RangeResponse { revision: self.now(), count: kvs.len() as i64, ..Default::default() };
+        let mut response =
+            RangeResponse { revision: self.now(), count: kvs.len() as i64, ..Default::default() };
         if request.count_only {
             return Ok(response);
         }
@@ -78,10 +79,9 @@ impl Twin {
             kvs.truncate(limit.saturating_add(1));
         }
         kvs.retain(|kv| {
-            [kv.mod_revision, kv.create_revision]
-                .iter()
-                .zip(bounds)
-                .all(|(revision, (max, min))| (max == 0 || *revision <= max) && (min == 0 || *revision >= min))
+            [kv.mod_revision, kv.create_revision].iter().zip(bounds).all(|(revision, (max, min))| {
+                (max == 0 || *revision <= max) && (min == 0 || *revision >= min)
+            })
         });
         kvs.sort_by(|a, b| {
             let order = match request.sort_target {

@@ -66,23 +66,29 @@ fn range_request() -> impl Strategy<Value = RangeRequest> {
         (0i32..3, 0i32..5, prop::bool::weighted(0.2), prop::bool::weighted(0.1)),
         (bound(), bound(), bound(), bound()),
     )
-        .prop_map(|((key, range_end, limit, revision), (sort_order, sort_target, keys_only, count_only), bounds)| {
-            RangeRequest {
-                key,
-                range_end,
-                limit,
-                revision,
-                sort_order,
-                sort_target,
-                serializable: false,
-                keys_only,
-                count_only,
-                min_mod_revision: bounds.0,
-                max_mod_revision: bounds.1,
-                min_create_revision: bounds.2,
-                max_create_revision: bounds.3,
-            }
-        })
+        .prop_map(
+            |(
+                (key, range_end, limit, revision),
+                (sort_order, sort_target, keys_only, count_only),
+                bounds,
+            )| {
+                RangeRequest {
+                    key,
+                    range_end,
+                    limit,
+                    revision,
+                    sort_order,
+                    sort_target,
+                    serializable: false,
+                    keys_only,
+                    count_only,
+                    min_mod_revision: bounds.0,
+                    max_mod_revision: bounds.1,
+                    min_create_revision: bounds.2,
+                    max_create_revision: bounds.3,
+                }
+            },
+        )
 }
 
 fn compare() -> impl Strategy<Value = Compare> {
@@ -94,8 +100,13 @@ fn compare() -> impl Strategy<Value = Compare> {
         value().prop_map(CompareOperand::Value),
         (0i64..4).prop_map(CompareOperand::Lease),
     ];
-    (0i32..5, 0i32..6, key(), end(), operand)
-        .prop_map(|(result, target, key, range_end, operand)| Compare { result, target, key, range_end, operand })
+    (0i32..5, 0i32..6, key(), end(), operand).prop_map(|(result, target, key, range_end, operand)| Compare {
+        result,
+        target,
+        key,
+        range_end,
+        operand,
+    })
 }
 
 fn txn_request() -> impl Strategy<Value = TxnRequest> {
@@ -175,7 +186,8 @@ fn assert_same_events(world: &World, twin: &Twin) {
     }
     // Of the compact revision itself, what was superseded inside it may be gone.
     let expected = twin.changes.iter().filter(|change| change.main > from);
-    let expected: Vec<_> = expected.map(|change| (change.main, change.key.clone(), change.kv.clone())).collect();
+    let expected: Vec<_> =
+        expected.map(|change| (change.main, change.key.clone(), change.kv.clone())).collect();
     told.retain(|(main, ..)| *main > from);
     assert_eq!(told, expected);
 }

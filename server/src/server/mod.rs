@@ -1,0 +1,285 @@
+//! Builds everything, in order, and takes it down again.
+//!
+//! Start: check the settings, take the listeners' ports, lock the data directory, open engine and
+//! log, start the threads, wait for leadership and for this member's own announcement, and only
+//! then serve. Stop: end the calls, then the core, the log, the hub, and last the engine, flushed
+//! so that the next start has little to read.
+
+mod signals;
+mod store;
+mod threads;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use folkmoot_core::cluster::Member;
+use folkmoot_core::codec;
+use folkmoot_core::command::{Command, Kind};
+use folkmoot_core::error::Fatal;
+use folkmoot_storage::{DataDir, StorageError};
+use tokio::sync::watch;
+
+use crate::config::{Config, ConfigError, Settings};
+use crate::node::NodeHandle;
+use crate::runtimes::Runtimes;
+use crate::tasks::Fate;
+use crate::upkeep;
+use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
+use threads::Threads;
+
+/// Why a server could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The settings do not fit.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A listener's address cannot be used.
+    #[error("cannot listen for clients: {source}; url={url}")]
+    Listen {
+        /// The listener.
+        url: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// What is stored cannot be used, or the engine failed.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    /// The system refused a thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// The member failed before it could serve.
+    #[error("member failed while it started: {0}")]
+    Failed(String),
+}
+
+/// Why a server ended other than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// It failed.
+    #[error("server failed: {0}")]
+    Failed(String),
+}
+
+/// A server that runs in this process. Dropping it shuts it down.
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    node: NodeHandle,
+    fate: Fate,
+    stopping: watch::Sender<bool>,
+    runtimes: Option<Runtimes>,
+    threads: Threads,
+    /// Held to the end: nobody else may open the directory before everything is written.
+    _dir: Arc<DataDir>,
+}
+
+impl Server {
+    /// Starts a server and returns once it serves.
+    ///
+    /// # Errors
+    /// The first thing that went wrong; nothing is left running then.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let mut settings = config.validate()?;
+        log_settings(&settings);
+        let listeners = bind(&settings)?;
+        if settings.advertise_client.is_empty() {
+            settings.advertise_client = advertised(&settings, &listeners);
+        }
+        let opened = store::open(&settings)?;
+        let mut server = threads::start(settings, opened)?;
+        server.announce()?;
+        server.accept(listeners)?;
+        Ok(server)
+    }
+
+    /// Where clients are served; the first listener.
+    pub fn client_addr(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// Where clients are served.
+    pub fn client_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// This member's id.
+    pub fn member_id(&self) -> u64 {
+        self.node.member_id().0
+    }
+
+    /// Waits until the server cannot go on; gives the reason.
+    pub async fn failed(&self) -> String {
+        self.fate.failed().await
+    }
+
+    /// Ends all calls, writes everything, and stops.
+    ///
+    /// # Errors
+    /// The reason, if the server had failed before or fails now.
+    pub fn shutdown(mut self) -> Result<(), String> {
+        self.stop();
+        self.fate.failure().map_or(Ok(()), Err)
+    }
+
+    /// Waits for leadership, and announces name and client URLs to the cluster.
+    fn announce(&mut self) -> Result<(), StartError> {
+        let runtimes = self.runtimes.as_ref().expect("not stopped yet");
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (node, fate) = (self.node.clone(), self.fate.clone());
+        runtimes.spawn(async move {
+            let result = tokio::select! {
+                () = announce(&node) => Ok(()),
+                reason = fate.failed() => Err(reason),
+            };
+            // The starting thread waits for exactly this.
+            let _ = sender.send(result);
+        });
+        match receiver.recv() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(reason)) => Err(StartError::Failed(reason)),
+            Err(_) => Err(StartError::Failed("the first runtime ended".into())),
+        }
+    }
+
+    fn accept(&mut self, listeners: Vec<TcpListener>) -> Result<(), StartError> {
+        let runtimes = self.runtimes.as_ref().expect("not stopped yet");
+        for listener in listeners {
+            let address = runtimes.accept(listener, self.stopping.subscribe()).map_err(StartError::Thread)?;
+            tracing::info!("ready to serve client requests");
+            let text = address.to_string();
+            tracing::info!(
+                traffic = "grpc+http",
+                address = text,
+                "serving client traffic insecurely; this is strongly discouraged!"
+            );
+            self.addresses.push(address);
+        }
+        runtimes.spawn(upkeep::compact_from_time_to_time(self.node.clone()));
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        let Some(runtimes) = self.runtimes.take() else { return };
+        self.stopping.send_replace(true);
+        runtimes.join();
+        self.threads.stop();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Serves until the process is asked to stop by SIGINT or SIGTERM, and then ends it by that
+/// signal, as whoever sent it expects. Returns only if there was an error, or in a process that
+/// cannot die by a signal (the first of a container).
+///
+/// # Errors
+/// Why the server did not start, or what made it fail.
+pub fn run(config: Config) -> Result<(), RunError> {
+    let server = Server::start(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::Thread)?;
+    let ended = runtime.block_on(signals::wait(server.failed())).map_err(StartError::Thread)?;
+    match ended {
+        signals::Ended::Failed(reason) => {
+            // Dropping it lets everybody go who waits; nothing more is written.
+            drop(server);
+            Err(RunError::Failed(reason))
+        }
+        signals::Ended::Signal(signal) => {
+            tracing::info!(signal = signal.name(), "received signal; shutting down");
+            tracing::info!("closing etcd server");
+            server.shutdown().map_err(RunError::Failed)?;
+            tracing::info!("closed etcd server");
+            signal.die();
+            Ok(())
+        }
+    }
+}
+
+fn log_settings(settings: &Settings) {
+    let config = &settings.config;
+    tracing::info!(
+        "etcd-version" = ETCD_VERSION,
+        "folkmoot-version" = env!("CARGO_PKG_VERSION"),
+        name = config.name,
+        "data-dir" = %config.data_dir.display(),
+        "heartbeat-interval" = format!("{}ms", config.heartbeat_ms),
+        "election-timeout" = format!("{}ms", config.election_ms),
+        "snapshot-count" = config.snapshot_count,
+        "max-txn-ops" = config.max_txn_ops,
+        "max-request-bytes" = config.max_request_bytes,
+        "quota-backend-bytes" = config.quota_backend_bytes,
+        "listen-client-urls" = config.listen_client_urls.join(","),
+        "advertise-client-urls" = settings.advertise_client.join(","),
+        "initial-advertise-peer-urls" = settings.advertise_peer.join(","),
+        "auto-compaction-mode" = config.auto_compaction_mode,
+        "auto-compaction-retention" = config.auto_compaction_retention,
+        "starting an etcd server"
+    );
+    if config.name == "default" {
+        tracing::warn!("'default' is the name of every member that was not given one");
+    }
+    if config.unsafe_no_fsync {
+        tracing::warn!("acknowledged writes may be lost with the machine: --unsafe-no-fsync is set");
+    }
+}
+
+fn bind(settings: &Settings) -> Result<Vec<TcpListener>, StartError> {
+    settings
+        .listen_client
+        .iter()
+        .map(|url| {
+            let ip = url.bind_ip().expect("checked with the settings");
+            TcpListener::bind((ip, url.port))
+                .map_err(|source| StartError::Listen { url: url.to_string(), source })
+        })
+        .collect()
+}
+
+/// What clients are told when the operator said nothing: where the listeners ended up.
+fn advertised(settings: &Settings, listeners: &[TcpListener]) -> Vec<String> {
+    let bound = settings.listen_client.iter().zip(listeners);
+    bound
+        .map(|(url, listener)| {
+            let port = listener.local_addr().map_or(url.port, |address| address.port());
+            crate::config::ServiceUrl { port, ..url.clone() }.to_string()
+        })
+        .collect()
+}
+
+async fn announce(node: &NodeHandle) {
+    let settings = node.settings();
+    let publish = codec::cluster::publish(&Member {
+        id: node.member_id(),
+        name: settings.config.name.clone(),
+        peer_urls: settings.advertise_peer.clone(),
+        client_urls: settings.advertise_client.clone(),
+        learner: false,
+    });
+    propose_until_done(node, publish, "publish the member").await;
+    if node.status().cluster_version().is_empty() {
+        let version = Command { kind: Kind::ClusterVersion, body: CLUSTER_VERSION.into() };
+        propose_until_done(node, version, "set the cluster version").await;
+    }
+}
+
+async fn propose_until_done(node: &NodeHandle, command: Command, what: &str) {
+    const PAUSE: Duration = Duration::from_millis(100);
+    while let Err(error) = node.propose(command.clone()).await {
+        tracing::warn!(?error, "could not {what}, trying again");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
