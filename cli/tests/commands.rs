@@ -211,7 +211,8 @@ fn failures_are_one_line_and_a_number() {
 fn an_endpoint_that_cannot_be_reached_is_passed_over() {
     let server = Server::start();
     let mut command = server.command(["put", "a", "1"]);
-    let endpoint = command.get_envs().find_map(|(name, value)| (name == "FOLKMOOT_ENDPOINTS").then_some(value?));
+    let endpoint =
+        command.get_envs().find_map(|(name, value)| (name == "FOLKMOOT_ENDPOINTS").then_some(value?));
     let endpoints = format!("127.0.0.1:0,{}", endpoint.expect("is set").to_str().expect("is text"));
     assert_eq!(text(&run(command.args(["--endpoints", &endpoints]), "")), "OK\n");
 }

@@ -39,7 +39,7 @@ Examples:
     /// Find out whether requests succeed, and how fast
     #[command(after_help = "\
 Examples:
-  folkmoot endpoint health                         exit code 1 if one is not well
+  folkmoot endpoint health                         exit code 1 if one is ill
   folkmoot endpoint health --cluster -w json")]
     Health,
     /// Show the checksum of the keys and their history

@@ -76,8 +76,8 @@ enum SortBy {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  folkmoot get config/version                      the key and the value, a line each
-  folkmoot get config/ --prefix                    all keys that begin with config/
+  folkmoot get config/version                      key and value, a line each
+  folkmoot get config/ --prefix                    all keys beginning with it
   folkmoot get config/version --print-value-only   the value alone, for scripts
   folkmoot get jobs/ --prefix --sort-by create --limit 1
                                                    the oldest job
@@ -230,8 +230,8 @@ impl PutArgs {
 #[command(after_help = "\
 Examples:
   folkmoot del config/text
-  folkmoot del jobs/ --prefix                      all keys that begin with jobs/
-  folkmoot del jobs/100 jobs/200                   all keys from 100 to before 200
+  folkmoot del jobs/ --prefix                      all keys beginning with it
+  folkmoot del jobs/100 jobs/200                   from 100 to before 200
   folkmoot del config/text --prev-kv               shows what was deleted")]
 pub struct DelArgs {
     #[command(flatten)]

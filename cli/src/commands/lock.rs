@@ -38,7 +38,7 @@ Examples:
   folkmoot lock deploy                             holds it until Ctrl-C
   folkmoot lock deploy ./deploy.sh --all           runs while nobody else can
   folkmoot lock --ttl 5 deploy sh -c 'echo $FOLKMOOT_LOCK_REV'
-                                                   others get it 5 s after we vanish")]
+                                                   others wait at most 5 s")]
 pub struct LockArgs {
     /// Name of the lock
     name: OsString,

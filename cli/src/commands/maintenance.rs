@@ -25,7 +25,7 @@ enum AlarmCommand {
     /// Show what needs a person
     #[command(after_help = "\
 Examples:
-  folkmoot alarm list                              prints nothing if all is well
+  folkmoot alarm list                              nothing if all is well
   folkmoot alarm list -w json | jq '.alarms // []'")]
     List,
     /// Clear all alarms, after their cause is gone
@@ -101,7 +101,7 @@ impl DefragArgs {
 Examples:
   folkmoot member list                             shows the members' numbers
   folkmoot move-leader bdae9bbc11dd390d --endpoints a:2379,b:2379,c:2379
-                                                   the leader must be one of them")]
+                                                   the leader among them")]
 pub struct MoveLeaderArgs {
     /// Who shall lead, a hexadecimal number
     #[arg(value_parser = member_id)]

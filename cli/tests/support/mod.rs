@@ -71,7 +71,8 @@ impl Server {
     /// Starts it and waits until it serves.
     pub fn start() -> Self {
         let folder = tempfile::tempdir().expect("there is room for a folder");
-        let mut command = folkmoot(["serve", "--listen-client-urls", "http://127.0.0.1:0", "--unsafe-no-fsync"]);
+        let mut command =
+            folkmoot(["serve", "--listen-client-urls", "http://127.0.0.1:0", "--unsafe-no-fsync"]);
         command.arg("--data-dir").arg(folder.path().join("data"));
         let mut process = spawn(&mut command);
         let mut log = BufReader::new(process.0.stderr.take().expect("is piped"));

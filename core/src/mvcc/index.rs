@@ -13,10 +13,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::node::{Keyed, NODE_MAX, Sorted};
 use crate::types::{KeyRange, LeaseId, Revision};
 
-/// Most records in a leaf and most children of an inner node.
-const NODE_MAX: usize = 32;
 const NODE_MIN: usize = NODE_MAX / 4;
 /// How full [`Tree::from_sorted`] makes nodes: room for a few inserts before the first split.
 const NODE_BUILT: usize = 28;
@@ -59,8 +58,8 @@ impl Live {
 
 #[derive(Clone)]
 enum Node {
-    Leaf(Vec<Live>),
-    Inner(Vec<Child>),
+    Leaf(Sorted<Live>),
+    Inner(Sorted<Child>),
 }
 
 #[derive(Clone)]
@@ -68,6 +67,18 @@ struct Child {
     low: Bytes,
     count: usize,
     node: Arc<Node>,
+}
+
+impl Keyed for Live {
+    fn key(&self) -> &Bytes {
+        &self.key
+    }
+}
+
+impl Keyed for Child {
+    fn key(&self) -> &Bytes {
+        &self.low
+    }
 }
 
 impl Node {
@@ -78,22 +89,24 @@ impl Node {
         }
     }
 
-    fn count(&self) -> usize {
-        match self {
-            Self::Leaf(records) => records.len(),
-            Self::Inner(children) => children.iter().map(|child| child.count).sum(),
-        }
+    /// The handle that a parent has on this node, which must not be empty.
+    fn into_child(self) -> Child {
+        let (low, count) = match &self {
+            Self::Leaf(records) => (records[0].key.clone(), records.len()),
+            Self::Inner(children) => {
+                (children[0].low.clone(), children.iter().map(|child| child.count).sum())
+            }
+        };
+        Child { low, count, node: Arc::new(self) }
     }
 }
 
 /// Which child may hold `key`.
-fn child_at(children: &[Child], key: &[u8]) -> usize {
-    // The first child's `low` is not looked at: keys below it belong there too.
-    children[1..].partition_point(|child| child.low.as_ref() <= key)
-}
-
-fn find(records: &[Live], key: &[u8]) -> Result<usize, usize> {
-    records.binary_search_by(|record| record.key.as_ref().cmp(key))
+fn child_at(children: &Sorted<Child>, key: &[u8]) -> usize {
+    match children.search(key) {
+        Ok(at) => at,
+        Err(at) => at.saturating_sub(1),
+    }
 }
 
 /// See the module.
@@ -105,7 +118,7 @@ pub(super) struct Tree {
 
 impl Default for Tree {
     fn default() -> Self {
-        Self { root: Arc::new(Node::Leaf(Vec::new())), len: 0 }
+        Self { root: Arc::new(Node::Leaf(Sorted::default())), len: 0 }
     }
 }
 
@@ -114,17 +127,10 @@ impl Tree {
     pub fn from_sorted(records: Vec<Live>) -> Self {
         debug_assert!(records.is_sorted_by(|a, b| a.key < b.key));
         let len = records.len();
-        let mut level: Vec<Child> = chunks(records, |records: Vec<Live>| Child {
-            low: records[0].key.clone(),
-            count: records.len(),
-            node: Arc::new(Node::Leaf(records)),
-        });
+        let mut level: Vec<Child> =
+            chunks(records).map(|records| Node::Leaf(Sorted::from(records)).into_child()).collect();
         while level.len() > 1 {
-            level = chunks(level, |children: Vec<Child>| Child {
-                low: children[0].low.clone(),
-                count: children.iter().map(|child| child.count).sum(),
-                node: Arc::new(Node::Inner(children)),
-            });
+            level = chunks(level).map(|children| Node::Inner(Sorted::from(children)).into_child()).collect();
         }
         match level.pop() {
             Some(child) => Self { root: child.node, len },
@@ -142,7 +148,7 @@ impl Tree {
         let mut node = &self.root;
         loop {
             match node.as_ref() {
-                Node::Leaf(records) => return find(records, key).ok().map(|at| &records[at]),
+                Node::Leaf(records) => return records.search(key).ok().map(|at| &records[at]),
                 Node::Inner(children) => node = &children[child_at(children, key)].node,
             }
         }
@@ -153,7 +159,7 @@ impl Tree {
         let mut node = &mut self.root;
         loop {
             match Arc::make_mut(node) {
-                Node::Leaf(records) => return find(records, key).ok().map(|at| &mut records[at]),
+                Node::Leaf(records) => return records.search(key).ok().map(|at| &mut records[at]),
                 Node::Inner(children) => {
                     let at = child_at(children, key);
                     node = &mut children[at].node;
@@ -168,10 +174,13 @@ impl Tree {
         let grown = upsert_in(&mut self.root, key, change);
         self.len += usize::from(grown.inserted);
         if let Some(right) = grown.split {
-            let left_node = std::mem::take(self).root;
-            let left = Child { low: Bytes::new(), count: left_node.count(), node: left_node };
-            let len = left.count + right.count;
-            *self = Self { root: Arc::new(Node::Inner(vec![left, right])), len };
+            let left_root = self.root.clone();
+            let low = match left_root.as_ref() {
+                Node::Leaf(records) => records[0].key.clone(),
+                Node::Inner(children) => children[0].low.clone(),
+            };
+            let left = Child { low, count: self.len - right.count, node: left_root };
+            self.root = Arc::new(Node::Inner(Sorted::from(vec![left, right])));
         }
     }
 
@@ -180,8 +189,8 @@ impl Tree {
         let removed = remove_in(&mut self.root, key)?;
         self.len -= 1;
         while let Node::Inner(children) = self.root.as_ref() {
-            match children.as_slice() {
-                [] => self.root = Arc::new(Node::Leaf(Vec::new())),
+            match &children[..] {
+                [] => self.root = Arc::new(Node::Leaf(Sorted::default())),
                 [only] => self.root = only.node.clone(),
                 _ => break,
             }
@@ -195,7 +204,7 @@ impl Tree {
         loop {
             match node.as_ref() {
                 Node::Leaf(records) => {
-                    return below + records.partition_point(|record| record.key.as_ref() < key);
+                    return below + records.search(key).unwrap_or_else(|at| at);
                 }
                 Node::Inner(children) => {
                     let at = child_at(children, key);
@@ -239,7 +248,7 @@ impl Tree {
         loop {
             match node.as_ref() {
                 Node::Leaf(records) => {
-                    let start = records.partition_point(|record| record.key.as_ref() < key);
+                    let start = records.search(key).unwrap_or_else(|at| at);
                     iter.leaf = records[start..].iter();
                     return iter;
                 }
@@ -253,17 +262,13 @@ impl Tree {
     }
 }
 
-/// Cuts a list into nodes.
-fn chunks<T>(items: Vec<T>, node: impl Fn(Vec<T>) -> Child) -> Vec<Child> {
-    let mut nodes = Vec::with_capacity(items.len().div_ceil(NODE_BUILT));
+/// Cuts a list into pieces for nodes.
+fn chunks<T>(items: Vec<T>) -> impl Iterator<Item = Vec<T>> {
     let mut items = items.into_iter();
-    loop {
+    std::iter::from_fn(move || {
         let chunk: Vec<T> = items.by_ref().take(NODE_BUILT).collect();
-        if chunk.is_empty() {
-            return nodes;
-        }
-        nodes.push(node(chunk));
-    }
+        (!chunk.is_empty()).then_some(chunk)
+    })
 }
 
 struct Grown {
@@ -278,7 +283,7 @@ fn upsert_in(
     change: impl FnOnce(Option<&mut Live>) -> Option<Live>,
 ) -> Grown {
     match Arc::make_mut(node) {
-        Node::Leaf(records) => match find(records, key) {
+        Node::Leaf(records) => match records.search(key) {
             Ok(at) => {
                 change(Some(&mut records[at]));
                 Grown { inserted: false, split: None }
@@ -286,12 +291,7 @@ fn upsert_in(
             Err(at) => {
                 let Some(record) = change(None) else { return Grown { inserted: false, split: None } };
                 debug_assert_eq!(record.key.as_ref(), key);
-                insert(records, at, record);
-                let split = (records.len() > NODE_MAX).then(|| {
-                    let upper = split_off(records, at);
-                    let (low, count) = (upper[0].key.clone(), upper.len());
-                    Child { low, count, node: Arc::new(Node::Leaf(upper)) }
-                });
+                let split = records.insert(at, record).map(|upper| Node::Leaf(upper).into_child());
                 Grown { inserted: true, split }
             }
         },
@@ -299,37 +299,24 @@ fn upsert_in(
             let at = child_at(children, key);
             let grown = upsert_in(&mut children[at].node, key, change);
             children[at].count += usize::from(grown.inserted);
+            if grown.inserted && at == 0 && key < children[0].low.as_ref() {
+                let low = match children[0].node.as_ref() {
+                    Node::Leaf(records) => records[0].key.clone(),
+                    Node::Inner(children) => children[0].low.clone(),
+                };
+                children.set_first(|child| child.low = low);
+            }
             let Some(right) = grown.split else { return grown };
             children[at].count -= right.count;
-            insert(children, at + 1, right);
-            let split = (children.len() > NODE_MAX).then(|| {
-                let upper = split_off(children, at + 1);
-                let count = upper.iter().map(|child| child.count).sum();
-                Child { low: upper[0].low.clone(), count, node: Arc::new(Node::Inner(upper)) }
-            });
+            let split = children.insert(at + 1, right).map(|upper| Node::Inner(upper).into_child());
             Grown { inserted: true, split }
         }
     }
 }
 
-/// Inserts with room for a few more: doubling would leave half of a full node unused.
-fn insert<T>(items: &mut Vec<T>, at: usize, item: T) {
-    if items.len() == items.capacity() {
-        items.reserve_exact(NODE_MIN);
-    }
-    items.insert(at, item);
-}
-
-/// Splits a full node after an insert at `at`: in the middle, or at the end if keys arrive in
-/// ascending order, so that such keys fill their nodes.
-fn split_off<T>(items: &mut Vec<T>, at: usize) -> Vec<T> {
-    let middle = if at + 1 == items.len() { at } else { items.len() / 2 };
-    items.split_off(middle)
-}
-
 fn remove_in(node: &mut Arc<Node>, key: &[u8]) -> Option<Live> {
     match Arc::make_mut(node) {
-        Node::Leaf(records) => find(records, key).ok().map(|at| records.remove(at)),
+        Node::Leaf(records) => records.search(key).ok().map(|at| records.remove(at)),
         Node::Inner(children) => {
             let at = child_at(children, key);
             let removed = remove_in(&mut children[at].node, key)?;
@@ -344,10 +331,10 @@ fn remove_in(node: &mut Arc<Node>, key: &[u8]) -> Option<Live> {
 
 /// Merges the small child `at` with a neighbour if both fit into one node; drops it if it is
 /// empty and alone.
-fn merge(children: &mut Vec<Child>, at: usize) {
+fn merge(children: &mut Sorted<Child>, at: usize) {
     if children.len() == 1 {
         if children[0].node.len() == 0 {
-            children.clear();
+            children.remove(0);
         }
         return;
     }
@@ -359,8 +346,8 @@ fn merge(children: &mut Vec<Child>, at: usize) {
     let left = &mut children[left];
     left.count += right.count;
     match (Arc::make_mut(&mut left.node), Arc::unwrap_or_clone(right.node)) {
-        (Node::Leaf(records), Node::Leaf(more)) => records.extend(more),
-        (Node::Inner(children), Node::Inner(more)) => children.extend(more),
+        (Node::Leaf(records), Node::Leaf(more)) => records.append(more),
+        (Node::Inner(children), Node::Inner(more)) => children.append(more),
         _ => unreachable!("all leaves have the same depth"),
     }
 }
@@ -411,8 +398,12 @@ impl Tree {
             assert!(root || node.len() > 0, "an empty node");
             assert!(node.len() <= NODE_MAX, "a node of {}", node.len());
             match node {
-                Node::Leaf(records) => (records.len(), 0),
+                Node::Leaf(records) => {
+                    records.check();
+                    (records.len(), 0)
+                }
                 Node::Inner(children) => {
+                    children.check();
                     let mut depth = None;
                     for (at, child) in children.iter().enumerate() {
                         let (count, below) = walk(&child.node, false);
@@ -420,7 +411,7 @@ impl Tree {
                         assert_eq!(*depth.get_or_insert(below), below);
                         let all = Tree { root: child.node.clone(), len: count };
                         let keys: Vec<_> = all.iter().map(|record| record.key.clone()).collect();
-                        assert!(at == 0 || child.low <= keys[0]);
+                        assert!(child.low <= keys[0]);
                         assert!(children.get(at + 1).is_none_or(|next| *keys.last().unwrap() < next.low));
                     }
                     (children.iter().map(|child| child.count).sum(), depth.unwrap() + 1)

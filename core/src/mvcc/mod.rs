@@ -21,6 +21,7 @@
 pub mod gc;
 pub mod hash;
 mod index;
+mod node;
 mod past;
 mod range;
 mod reader;

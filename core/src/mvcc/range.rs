@@ -67,22 +67,29 @@ impl View<'_> {
     /// Picks the records of an interval. Asks the engine only for the past.
     pub fn select(&self, request: &RangeRequest) -> Result<Selected, Miss> {
         let at = self.resolve(request.revision)?;
-        let keys = KeyRange::from_wire(request.key.clone(), request.range_end.clone());
         let wanted = keys_wanted(request);
-        let past;
-        let (count, records): (usize, Vec<&Live>) = if at == self.current() {
+        if request.range_end.is_empty() && at == self.current() {
+            let found = self.tree.get(&request.key);
+            let records = found.into_iter().take(wanted).collect();
+            return Ok(self.selected(request, usize::from(found.is_some()), records));
+        }
+        let keys = KeyRange::from_wire(request.key.clone(), request.range_end.clone());
+        if at == self.current() {
             let count = self.tree.count(&keys);
             let size = count.min(wanted);
             let mut records = Vec::with_capacity(size);
             records.extend(self.tree.range(&keys).take(size));
-            (count, records)
+            Ok(self.selected(request, count, records))
         } else {
-            past = self.past(&keys, at, wanted)?;
-            (past.count, past.records.iter().collect())
-        };
+            let past = self.past(&keys, at, wanted)?;
+            Ok(self.selected(request, past.count, past.records.iter().collect()))
+        }
+    }
+
+    fn selected(&self, request: &RangeRequest, count: usize, records: Vec<&Live>) -> Selected {
         let (records, more) = arrange(request, records);
         let records = records.into_iter().cloned().collect();
-        Ok(Selected { records, revision: self.current(), count, more })
+        Selected { records, revision: self.current(), count, more }
     }
 
     /// The value of a record.

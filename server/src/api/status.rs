@@ -15,10 +15,7 @@ pub fn status(error: impl Into<CallError>) -> Status {
 
 /// The status of a failure below the call, while the messages of a stream were read.
 pub fn stream_status(failure: Status) -> Status {
-    match crate::http::receive_limit_status(failure.code(), failure.message()) {
-        Some(status) => status,
-        None => failure,
-    }
+    crate::http::in_etcds_words(&failure).unwrap_or(failure)
 }
 
 /// Errors that pass through the Lock and Election services lose their code.

@@ -16,26 +16,31 @@ pub use router::Router;
 pub use serve::{Connection, ServeOptions};
 pub use unary::Received;
 
-use http::{HeaderValue, Response};
+use http::Response;
 use tonic::Status;
 
 /// tonic's words for a message above the receive limit, with two numbers in between.
 const TONIC_TOO_LARGE: [&str; 3] =
     ["Error, decoded message length too large: found ", " bytes, the limit is: ", " bytes"];
 
-/// etcd's status in place of tonic's for a message above the receive limit; `None` for any other.
-pub fn receive_limit_status(code: tonic::Code, message: &str) -> Option<Status> {
-    if code != tonic::Code::OutOfRange {
-        return None;
+/// What etcd's users know in place of a refusal of tonic's own (message too large or not
+/// decodable); `None` for any other status.
+pub fn in_etcds_words(status: &Status) -> Option<Status> {
+    match status.code() {
+        tonic::Code::OutOfRange => {
+            let numbers = status.message().strip_prefix(TONIC_TOO_LARGE[0])?.strip_suffix(TONIC_TOO_LARGE[2])?;
+            let (length, limit) = numbers.split_once(TONIC_TOO_LARGE[1])?;
+            Some(unary::too_large(length.parse().ok()?, limit.parse().ok()?))
+        }
+        tonic::Code::Internal => {
+            status.message().starts_with(unary::UNDECODABLE).then(|| unary::undecodable(status.message()))
+        }
+        _ => None,
     }
-    let numbers = message.strip_prefix(TONIC_TOO_LARGE[0])?.strip_suffix(TONIC_TOO_LARGE[2])?;
-    let (length, limit) = numbers.split_once(TONIC_TOO_LARGE[1])?;
-    Some(unary::too_large(length.parse().ok()?, limit.parse().ok()?))
 }
 
-/// A response of tonic's with its own refusals (unknown method, message too large or not
-/// decodable) said as etcd's users know them.
-fn in_etcds_words(
+/// A response of tonic's, with its own refusals in etcd's words.
+fn reworded(
     response: Response<tonic::body::Body>,
     service: &str,
     method: &str,
@@ -49,19 +54,7 @@ fn in_etcds_words(
         tonic::Code::Unimplemented if status.message().is_empty() => {
             Some(Status::unimplemented(format!("unknown method {method} for service {service}")))
         }
-        tonic::Code::Internal => status
-            .message()
-            .strip_prefix("failed to decode Protobuf message: ")
-            .map(|reason| Status::internal(format!("grpc: error unmarshalling request: {reason}"))),
-        code => receive_limit_status(code, status.message()),
+        _ => in_etcds_words(&status),
     };
-    match better {
-        Some(status) => {
-            let mut response = status.into_http();
-            let grpc = HeaderValue::from_static("application/grpc");
-            response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
-            response
-        }
-        None => response,
-    }
+    better.map_or(response, Status::into_http)
 }

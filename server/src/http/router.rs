@@ -23,7 +23,7 @@ use tower::Service as _;
 
 use super::body::{Answer, ResponseBody};
 use super::unary::{self, Received, failed, receive};
-use super::{in_etcds_words, plain};
+use super::{plain, reworded};
 use crate::api;
 use crate::node::NodeHandle;
 use crate::read::in_background;
@@ -164,7 +164,7 @@ impl Services {
             _ => return failed(Status::unimplemented(format!("unknown service {service}"))),
         };
         let Ok(response) = result;
-        in_etcds_words(response, &service, &method).map(ResponseBody::Tonic)
+        reworded(response, &service, &method).map(ResponseBody::Tonic)
     }
 
     async fn watch(&self, request: Request<Incoming>) -> Response<tonic::body::Body> {

@@ -4,6 +4,7 @@
 //! at hand in its encoded form, so that a command enters the log as it came in.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use folkmoot_core::error::Error;
 use http::{HeaderValue, Response, header};
 use hyper::body::{Body as _, Incoming};
 use prost::Message;
@@ -40,13 +41,24 @@ pub fn too_large(length: usize, limit: usize) -> Status {
 /// The statuses grpc-go gives for the same mistakes.
 pub async fn receive<M: Message + Default>(body: &mut Incoming, limit: usize) -> Result<Received<M>, Status> {
     let encoded = receive_bytes(body, limit).await?;
-    let message = M::decode(encoded.clone()).map_err(|error| undecodable(&error))?;
+    let message = M::decode(encoded.clone()).map_err(|error| undecodable(&error.to_string()))?;
     Ok(Received { message, encoded })
 }
 
-/// The status of a message that is not what the protocol says.
-pub fn undecodable(error: &prost::DecodeError) -> Status {
-    Status::internal(format!("grpc: error unmarshalling request: {error}"))
+/// How the decoder begins what it says.
+pub const UNDECODABLE: &str = "failed to decode Protobuf message: ";
+/// How the decoder ends what it says about a message that nests too deep.
+const TOO_DEEP: &str = "recursion limit reached";
+
+/// The status of a message that cannot be decoded, by what the decoder said about it.
+pub fn undecodable(error: &str) -> Status {
+    if error.ends_with(TOO_DEEP) {
+        // Only transactions nest, and one as deep as this has too many operations.
+        return crate::api::status(Error::TooManyOps);
+    }
+    // The decoder also tells the way through the message, which can be long.
+    let reason = error.rsplit(": ").next().unwrap_or(error);
+    Status::internal(format!("grpc: error unmarshalling request: {reason}"))
 }
 
 async fn receive_bytes(body: &mut Incoming, limit: usize) -> Result<Bytes, Status> {

@@ -168,6 +168,7 @@ impl Server {
     fn stop(&mut self) {
         let Some(runtimes) = self.runtimes.take() else { return };
         self.stopping.send_replace(true);
+        self.threads.stop_watching();
         runtimes.join();
         self.threads.stop();
     }

@@ -33,14 +33,19 @@ pub struct Threads {
 }
 
 impl Threads {
+    /// Ends all watch streams, which would otherwise hold their connections open.
+    pub fn stop_watching(&mut self) {
+        self.hub.stop();
+        join(&mut self.hub_thread);
+    }
+
     /// Ends all of them; each only after those that could still hand it something.
     pub fn stop(&mut self) {
+        self.stop_watching();
         self.inbox.close();
         join(&mut self.core_thread);
         // The log's thread ends with the core thread, which held the way to it.
         join(&mut self.wal_thread);
-        self.hub.stop();
-        join(&mut self.hub_thread);
         self.storage.stop();
         join(&mut self.storage_thread);
     }
@@ -108,6 +113,15 @@ pub fn start(settings: Settings, opened: Opened) -> Result<Server, StartError> {
         let inbox = Arc::clone(&inbox);
         move || inbox.close()
     };
+    // The hub's thread ends before the others when the server stops.
+    let close_inbox_on_failure = {
+        let (close_inbox, fate) = (close_inbox(), fate.clone());
+        move || {
+            if fate.failure().is_some() {
+                close_inbox();
+            }
+        }
+    };
     let stop_ports = {
         let ports = ports.clone();
         move || ports.iter().for_each(|port| port.stop())
@@ -121,7 +135,7 @@ pub fn start(settings: Settings, opened: Opened) -> Result<Server, StartError> {
     let threads = Threads {
         core_thread: started(spawn_thread("core", &fate, move || core.run(), stop_ports))?,
         wal_thread: started(spawn_thread("wal", &fate, wal_work, close_inbox()))?,
-        hub_thread: started(spawn_thread("watch", &fate, hub_work, close_inbox()))?,
+        hub_thread: started(spawn_thread("watch", &fate, hub_work, close_inbox_on_failure))?,
         storage_thread: started(spawn_thread("storage", &fate, storage_work, close_inbox()))?,
         inbox,
         hub,

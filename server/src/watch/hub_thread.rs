@@ -87,7 +87,16 @@ impl HubHandle {
     /// Opens a stream whose frames go to `outlet`.
     pub fn open(&self, outlet: Arc<Outlet>) -> StreamId {
         let id = StreamId(self.shared.last_stream.fetch_add(1, Ordering::Relaxed) + 1);
-        self.push(Input::Open(id, outlet));
+        let mut queue = self.shared.queue.lock();
+        if queue.closed {
+            drop(queue);
+            outlet.end();
+            return id;
+        }
+        queue.inputs.push(Input::Open(id, outlet));
+        queue.urgent = true;
+        drop(queue);
+        self.shared.filled.notify_one();
         id
     }
 

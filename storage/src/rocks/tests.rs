@@ -38,6 +38,19 @@ fn all_rows(engine: &dyn Engine) -> BTreeMap<(Family, Vec<u8>), Vec<u8>> {
     rows
 }
 
+/// Waits until no flush or compaction runs or is due, so that files stand still.
+fn wait_until_quiet(engine: &RocksEngine) {
+    let busy = [
+        "rocksdb.mem-table-flush-pending",
+        "rocksdb.num-running-flushes",
+        "rocksdb.compaction-pending",
+        "rocksdb.num-running-compactions",
+    ];
+    while busy.iter().any(|name| engine.property(name) > 0) {
+        std::thread::yield_now();
+    }
+}
+
 /// What a killed process would leave behind.
 fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir(to).expect("new");
@@ -63,6 +76,7 @@ fn a_killed_engine_comes_back_with_at_least_what_was_flushed_and_nothing_half() 
             engine.flush().expect("flush");
         }
         if round >= 9 {
+            wait_until_quiet(&engine);
             let copy = dir.path().join(format!("killed-{round}"));
             copy_dir(&dir.path().join("db"), &copy);
             let rows = all_rows(&open(&copy));
@@ -115,7 +129,8 @@ fn compacting_gives_back_the_space_of_removed_rows() {
     assert!(engine.usage().total_bytes > 0, "an empty database takes space");
     for row in 0u32..2000 {
         // Not compressible.
-        let value: Vec<u8> = (0..1000u32).map(|at| ((at * 31 + row) * 2_654_435_761 >> 24) as u8).collect();
+        let noise = |at: u32| ((at * 31 + row).wrapping_mul(2_654_435_761) >> 24) as u8;
+        let value: Vec<u8> = (0..1000).map(noise).collect();
         put(&engine, Family::Rev, &row.to_be_bytes(), &value);
     }
     engine.flush().expect("flush");
