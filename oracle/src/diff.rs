@@ -180,8 +180,18 @@ impl<'a> Lane<'a> {
         if !self.can_restart() {
             return Ok((true, as_seen));
         }
-        self.restart().await?;
-        let first = self.run(&script).await;
+        // Some differences need a store that has a past.
+        let aged = [generator::past(), script.clone()].concat();
+        let mut first = Run::default();
+        let mut script = script;
+        for candidate in [script.clone(), aged] {
+            self.restart().await?;
+            first = self.run(&candidate).await;
+            script = candidate;
+            if first.differs {
+                break;
+            }
+        }
         if !first.differs {
             return Ok((false, as_seen));
         }

@@ -27,8 +27,8 @@ mod tests {
         let nice_of_this_thread = || {
             // Field 19 of the thread's stat line, counted after the name in parentheses.
             let stat = std::fs::read_to_string("/proc/thread-self/stat").expect("linux");
-            let fields = stat.rsplit(')').next().expect("fields").split_whitespace();
-            fields.skip(16).next().and_then(|nice| nice.parse::<i32>().ok()).expect("a number")
+            let mut fields = stat.rsplit(')').next().expect("fields").split_whitespace();
+            fields.nth(16).and_then(|nice| nice.parse::<i32>().ok()).expect("a number")
         };
         let before = nice_of_this_thread();
         std::thread::scope(|scope| {

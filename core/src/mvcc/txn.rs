@@ -228,15 +228,18 @@ impl<'a> Txn<'a> {
         Some(EventBatch { revision: self.state.revision, events })
     }
 
-    /// What etcd checks before a put: the lease, and the key if something of it is to be kept.
-    fn check_put(&self, request: &PutRequest, lease_exists: &dyn Fn(LeaseId) -> bool) -> Result<(), Error> {
-        if LeaseId::from_wire(request.lease).is_some_and(|lease| !lease_exists(lease)) {
-            return Err(Error::LeaseNotFound);
+    /// The lease that a put asks for must exist.
+    fn check_lease(request: &PutRequest, lease_exists: &dyn Fn(LeaseId) -> bool) -> Result<(), Error> {
+        match LeaseId::from_wire(request.lease) {
+            Some(lease) if !lease_exists(lease) => Err(Error::LeaseNotFound),
+            _ => Ok(()),
         }
-        if (request.ignore_value || request.ignore_lease) && self.state.tree.get(&request.key).is_none() {
-            return Err(Error::KeyNotFound);
-        }
-        Ok(())
+    }
+
+    /// The key must exist if something of it is to be kept.
+    fn check_kept(&self, request: &PutRequest) -> Result<(), Error> {
+        let keeps = request.ignore_value || request.ignore_lease;
+        if keeps && self.state.tree.get(&request.key).is_none() { Err(Error::KeyNotFound) } else { Ok(()) }
     }
 
     /// Checks the operations that will run, in order, on the state before all of them.
@@ -250,7 +253,11 @@ impl<'a> Txn<'a> {
             match op {
                 RequestOp::Unset => return Err(Error::KeyNotFound),
                 RequestOp::Range(range) => check_txn_range(&self.view(), range)?,
-                RequestOp::Put(put) => self.check_put(put, lease_exists)?,
+                // The other way round than for a put on its own, as in etcd.
+                RequestOp::Put(put) => {
+                    self.check_kept(put)?;
+                    Self::check_lease(put, lease_exists)?;
+                }
                 RequestOp::DeleteRange(_) => {}
                 RequestOp::Txn(inner) => self.check_ops(inner, path, lease_exists)?,
             }
@@ -317,7 +324,8 @@ impl Store {
             return Err(Error::EmptyKey.into());
         }
         let mut txn = self.begin_whole(rows)?;
-        txn.check_put(&request, lease_exists)?;
+        Txn::check_lease(&request, lease_exists)?;
+        txn.check_kept(&request)?;
         txn.events.reserve_exact(1);
         let response = txn.put(request)?;
         Ok((response, txn.commit()))

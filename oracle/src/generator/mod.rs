@@ -10,11 +10,12 @@ mod lease;
 mod universe;
 mod watch;
 
+use folkmoot_proto::etcdserverpb as pb;
 use rand::RngExt;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::request::Request;
+use crate::request::{CURRENT, Request};
 use universe::Universe;
 
 /// Makes one script.
@@ -40,6 +41,14 @@ pub fn script(seed: u64, steps: usize) -> Vec<Request> {
         generator.step();
     }
     generator.script
+}
+
+/// Requests that give a fresh store a past: some revisions, most of them compacted.
+pub fn past() -> Vec<Request> {
+    let put = Request::Put(pb::PutRequest { key: "past".into(), ..Default::default() });
+    let compact = Request::Compact(pb::CompactionRequest { revision: CURRENT - 2, physical: true });
+    let delete = Request::DeleteRange(pb::DeleteRangeRequest { key: "past".into(), ..Default::default() });
+    [vec![put; 20], vec![compact, delete]].concat()
 }
 
 impl Generator {

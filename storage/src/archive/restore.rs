@@ -1,7 +1,8 @@
 //! Makes a data directory from an archive.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::BufReader;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use folkmoot_core::env::{Engine, Family, WriteBatch};
@@ -104,7 +105,7 @@ fn make_dir_beside(target: &Path) -> Result<PathBuf, StorageError> {
     let process = std::process::id();
     for attempt in 0.. {
         let beside = parent.join(format!(".{name}.restore-{process}-{attempt}"));
-        match fs::create_dir(&beside) {
+        match DirBuilder::new().mode(0o700).create(&beside) {
             Ok(()) => return Ok(beside),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(StorageError::io("create a directory", &beside, error)),
@@ -120,7 +121,6 @@ fn build(
     rewrite: &mut Rewrite<'_>,
 ) -> Result<ArchiveSummary, StorageError> {
     let create = OpenOptions { create: Some(options.identity), ..OpenOptions::default() };
-    // The directory exists and is made for its owner only.
     let data = DataDir::open(dir, create)?;
     let summary = load(archive, &data.db_dir(), rewrite)?;
     if options.log_start.index.0 > 0 {

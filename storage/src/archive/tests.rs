@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use folkmoot_core::env::WriteBatch;
@@ -154,6 +155,8 @@ fn a_restored_directory_has_the_rows_the_identity_and_the_log_start() {
     fs::create_dir(&target).expect("an empty directory is fine");
     assert_eq!(restore(&file, &target, new_start(), &mut rewrite).expect("restore"), written);
 
+    let mode = fs::metadata(&target).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
     let data = DataDir::open(&target, OpenOptions::default()).expect("open");
     assert_eq!(data.identity(), NEW);
     assert!(!data.is_new());

@@ -44,7 +44,7 @@ pub fn write_archive(
             }
         };
         rows.visit_rows(family, &mut visit).map_err(|error| StorageError::Engine {
-            path: Path::new("backup").to_owned(),
+            path: Path::new("db").to_owned(),
             reason: error.to_string(),
         })?;
         if let Some(error) = failed {

@@ -86,8 +86,8 @@ mod on_real_files {
         assert!(recovered.start.index <= LogIndex(20));
         assert_eq!(recovered.last().index, LogIndex(60));
         assert_eq!(recovered.hard_state.commit, LogIndex(40));
-        assert_eq!(wal.prepare_spare().expect("space"), true);
-        assert_eq!(wal.prepare_spare().expect("space"), false);
+        assert!(wal.prepare_spare().expect("space"));
+        assert!(!wal.prepare_spare().expect("space"), "there is one");
     }
 
     #[test]
@@ -100,6 +100,18 @@ mod on_real_files {
         let (_, recovered) = Wal::open_on(RealDisk::new(dir.path()), identity(), SMALL).expect("open");
         assert_eq!(recovered.entries[0].data.len(), 100_000);
         assert_eq!(indexes(&recovered), [1, 2]);
+    }
+
+    #[test]
+    fn very_large_appends_are_split_between_batches() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (mut wal, _) = Wal::open(dir.path(), identity()).expect("open");
+        let batches: Vec<_> = (1..=3).map(|index| entry(index, 1, &vec![1; 7 << 20])).collect();
+        wal.append(&batches, true).expect("append");
+        assert_eq!(wal.next_frame, 3, "two batches fit into 16 MiB");
+        drop(wal);
+        let (_, recovered) = Wal::open(dir.path(), identity()).expect("open");
+        assert_eq!(indexes(&recovered), [1, 2, 3]);
     }
 
     #[test]
@@ -287,7 +299,7 @@ fn live(seed: u64, prepare: fn(&SimDisk), seen: &mut Seen) -> Result<SimDisk, St
         // Opening may be cut short as well; what is on the disk stays explained by `states`.
         if let Ok((mut wal, recovered)) = Wal::open_on(disk.clone(), identity(), SMALL) {
             settle(&mut states, &recovered)?;
-            live_until_crash(&mut wal, &mut random, &mut states, seen);
+            live_until_crash(&mut wal, &mut random, &mut states);
         }
         seen.failed_syncs += u64::from(disk.world().syncs_until_failure == Some(0));
         seen.crashes += 1;
@@ -301,10 +313,8 @@ fn live(seed: u64, prepare: fn(&SimDisk), seen: &mut Seen) -> Result<SimDisk, St
             .map_err(|error| format!("seed={seed}: cannot open: {error}"))?;
         seen.torn_tails += u64::from(recovered.tail.is_some_and(|tail| tail.is_torn()));
         seen.recycled += u64::from(!wal.spares.is_empty());
-        let written = states.len();
-        settle(&mut states, &recovered).map_err(|error| format!("seed={seed}: {error}"))?;
-        seen.lost_unsynced += u64::from(written > 1 && &states[0] != states.last().expect("one"));
-        states.truncate(1);
+        let lost = settle(&mut states, &recovered).map_err(|error| format!("seed={seed}: {error}"))?;
+        seen.lost_unsynced += u64::from(lost);
         // Whatever was read is now durable, even if the power goes at once.
         drop(wal);
         disk.world().cut_power();
@@ -317,18 +327,20 @@ fn live(seed: u64, prepare: fn(&SimDisk), seen: &mut Seen) -> Result<SimDisk, St
     Ok(disk)
 }
 
-/// Finds the state that was recovered; it becomes the only one.
-fn settle(states: &mut Vec<Model>, recovered: &Recovered) -> Result<(), String> {
+/// Finds the state that was recovered; it becomes the only one. Returns whether newer ones, which
+/// were not acknowledged, are gone.
+fn settle(states: &mut Vec<Model>, recovered: &Recovered) -> Result<bool, String> {
     let found = states.iter().rposition(|state| state.explains(recovered)).ok_or_else(|| {
         let last = recovered.last();
         format!("no acknowledged state explains the log: last={last:?}")
     })?;
+    let lost = found + 1 < states.len();
     states.swap(0, found);
     states.truncate(1);
-    Ok(())
+    Ok(lost)
 }
 
-fn live_until_crash(wal: &mut Wal<SimDisk>, random: &mut Random, states: &mut Vec<Model>, _seen: &mut Seen) {
+fn live_until_crash(wal: &mut Wal<SimDisk>, random: &mut Random, states: &mut Vec<Model>) {
     loop {
         let newest = states.last().expect("at least one");
         match random.below(10) {
@@ -374,6 +386,7 @@ fn nothing_acknowledged_is_lost_in_any_crash() {
         }
     }
     assert!(seen.torn_tails > 20, "{seen:?}");
+    assert!(seen.lost_unsynced > 20, "{seen:?}");
     assert!(seen.failed_syncs > 20, "{seen:?}");
     assert!(seen.recycled > 20, "{seen:?}");
 }
