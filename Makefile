@@ -23,7 +23,7 @@ CRASHES ?= 6
 # Words after `make run ARGS='...'` go to `folkmoot serve`.
 ARGS ?=
 
-.PHONY: help setup setup-test build run test unit oracle crash compat verify fix bench clean
+.PHONY: help setup setup-test build build-tools run test unit oracle crash compat tour verify fix bench clean
 
 help:
 	@echo 'make run      build and start a durable single-member server on 127.0.0.1:2379'
@@ -44,7 +44,7 @@ build: setup
 run: build
 	$(FOLKMOOT) serve $(ARGS)
 
-test: setup-test unit oracle crash compat
+test: setup-test unit oracle crash compat tour
 
 # One profile for everything: RocksDB is compiled once for the server and for all tests.
 unit:
@@ -61,6 +61,9 @@ crash: build-tools
 
 compat: build-tools
 	tests/compat/with-server.sh $(FOLKMOOT)
+
+tour: build-tools
+	python3 tests/tour.py $(FOLKMOOT)
 
 verify:
 	$(CARGO) fmt --all --check

@@ -146,7 +146,9 @@ impl Entry {
         while rest.has_remaining() {
             let number = rest.get_u8();
             let kind = Kind::from_number(number).ok_or_else(|| {
-                Fatal::Entry(format!("command kind is unknown, a newer member may have written it; kind={number}"))
+                Fatal::Entry(format!(
+                    "command kind is unknown, a newer member may have written it; kind={number}"
+                ))
             })?;
             let request = get_uv(&mut rest).ok_or_else(|| short("request number"))?;
             let length = get_uv(&mut rest).ok_or_else(|| short("command length"))?;

@@ -193,9 +193,8 @@ impl WriteBatch {
             if rest.is_empty() {
                 return None;
             }
-            let length = |at: usize| {
-                u32::from_le_bytes(rest[at..at + 4].try_into().expect("four bytes")) as usize
-            };
+            let length =
+                |at: usize| u32::from_le_bytes(rest[at..at + 4].try_into().expect("four bytes")) as usize;
             let family = Family::from_number(rest[0]).expect("written by this type");
             let (key_bytes, value_bytes) = (length(2), length(6));
             let key = &rest[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + key_bytes];
@@ -223,7 +222,7 @@ pub use memory::MemoryEngine;
 pub fn for_each_row(
     engine: &dyn Engine,
     family: Family,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
 ) -> Result<(), EngineError> {
     engine.scan(family, &[], None, &mut |key, value| match visit(key, value) {
         ControlFlow::Continue(()) => ScanStep::Next,

@@ -19,10 +19,12 @@ pub mod version;
 pub mod watch;
 
 mod identity;
+mod restore;
 mod runtimes;
 mod server;
 mod tasks;
 mod upkeep;
 
 pub use config::Config;
+pub use restore::{RestoreError, Restored, restore};
 pub use server::{RunError, Server, StartError, run};

@@ -122,7 +122,10 @@ async fn serve(
         }
     };
     if tokio::time::timeout(GRACE, ended).await.is_err() {
-        tracing::info!(connections = open_count.load(Ordering::Relaxed), "closing connections with open calls");
+        tracing::info!(
+            connections = open_count.load(Ordering::Relaxed),
+            "closing connections with open calls"
+        );
     }
 }
 
@@ -148,7 +151,11 @@ impl Runtimes {
     }
 
     /// Accepts on a listener until the server stops.
-    pub fn accept(&self, listener: TcpListener, stopping: watch::Receiver<bool>) -> std::io::Result<SocketAddr> {
+    pub fn accept(
+        &self,
+        listener: TcpListener,
+        stopping: watch::Receiver<bool>,
+    ) -> std::io::Result<SocketAddr> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let lanes: Vec<Lane> = self.threads.iter().map(|thread| thread.lane.clone()).collect();

@@ -28,7 +28,13 @@ fn framed(message: &[u8]) -> Bytes {
 }
 
 /// Sends bytes as the body of a call, in frames of this size, over HTTP/2 without a gRPC library.
-async fn call(server: &TestServer, path: &str, headers: &[(&str, &[u8])], body: Bytes, frame_bytes: usize) -> Ended {
+async fn call(
+    server: &TestServer,
+    path: &str,
+    headers: &[(&str, &[u8])],
+    body: Bytes,
+    frame_bytes: usize,
+) -> Ended {
     let stream = tokio::net::TcpStream::connect(server.addr()).await.unwrap();
     let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(connection);
@@ -285,7 +291,8 @@ async fn enum_numbers_that_do_not_exist_are_refused_or_mean_what_they_mean_in_et
     }
     // Unknown filters of a watcher are ignored.
     let mut watcher = server.watcher().await;
-    let created = watcher.create(pb::WatchCreateRequest { filters: vec![7, -1], ..common::watch_key("a") }).await;
+    let created =
+        watcher.create(pb::WatchCreateRequest { filters: vec![7, -1], ..common::watch_key("a") }).await;
     assert!(created.created && !created.canceled);
     let alarm = pb::AlarmRequest { action: 1, member_id: 1, alarm: 99 };
     assert_eq!(server.maintenance().await.alarm(alarm).await.unwrap().into_inner().alarms, []);
@@ -323,7 +330,9 @@ async fn txns_that_touch_a_key_twice_or_do_nothing_are_refused() {
     let mut kv = server.kv().await;
     let duplicate = "etcdserver: duplicate key given in txn request";
     let delete = op(Op::RequestDeleteRange(pb::DeleteRangeRequest { key: bytes("a"), ..Default::default() }));
-    for success in [vec![put_op("a"), put_op("a")], vec![put_op("a"), delete.clone()], vec![delete, put_op("a")]] {
+    for success in
+        [vec![put_op("a"), put_op("a")], vec![put_op("a"), delete.clone()], vec![delete, put_op("a")]]
+    {
         let txn = pb::TxnRequest { success, ..Default::default() };
         assert_status(kv.txn(txn).await, Code::InvalidArgument, duplicate);
     }
@@ -388,7 +397,10 @@ async fn extreme_limits_and_inverted_ranges_find_nothing_or_everything() {
 async fn a_client_that_breaks_http2_loses_only_its_own_connection() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let server = TestServer::start();
-    for garbage in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff"] {
+    for garbage in [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+    ] {
         let mut stream = tokio::net::TcpStream::connect(server.addr()).await.unwrap();
         stream.write_all(garbage).await.unwrap();
         let mut answer = Vec::new();

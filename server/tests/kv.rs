@@ -14,7 +14,10 @@ async fn a_key_is_put_read_overwritten_and_deleted() {
     assert_eq!(put(&mut kv, "a", "1").await, 2);
     assert_eq!(put(&mut kv, "a", "2").await, 3);
     let record = get(&mut kv, "a").await.expect("is there");
-    assert_eq!((&record.value[..], record.create_revision, record.mod_revision, record.version), (&b"2"[..], 2, 3, 2));
+    assert_eq!(
+        (&record.value[..], record.create_revision, record.mod_revision, record.version),
+        (&b"2"[..], 2, 3, 2)
+    );
 
     let request = pb::DeleteRangeRequest { key: bytes("a"), prev_kv: true, ..Default::default() };
     let response = kv.delete_range(request).await.unwrap().into_inner();
@@ -81,9 +84,17 @@ async fn a_range_stream_refuses_orders_and_filters_and_obeys_its_limit() {
     }
     let all = pb::RangeRequest { key: bytes("k"), range_end: bytes("l"), ..Default::default() };
     let sorted = pb::RangeRequest { sort_order: 2, ..all.clone() };
-    assert_status(kv.range_stream(sorted).await, Code::Unimplemented, "RangeStream does not support custom sort orders");
+    assert_status(
+        kv.range_stream(sorted).await,
+        Code::Unimplemented,
+        "RangeStream does not support custom sort orders",
+    );
     let filtered = pb::RangeRequest { min_mod_revision: 3, ..all.clone() };
-    assert_status(kv.range_stream(filtered).await, Code::Unimplemented, "RangeStream does not support revision filters");
+    assert_status(
+        kv.range_stream(filtered).await,
+        Code::Unimplemented,
+        "RangeStream does not support revision filters",
+    );
     let limited = pb::RangeRequest { limit: 25, ..all };
     let mut parts = kv.range_stream(limited).await.unwrap().into_inner();
     let (mut count, mut last) = (0, None);

@@ -36,7 +36,11 @@ async fn a_lease_is_granted_looked_at_and_revoked_with_its_keys() {
     let revoked = lease.lease_revoke(pb::LeaseRevokeRequest { id: granted.id }).await.unwrap().into_inner();
     assert_eq!(revoked.header.unwrap().revision, 4);
     assert_eq!(get(&mut kv, "a").await, None);
-    assert_status(lease.lease_revoke(pb::LeaseRevokeRequest { id: granted.id }).await, Code::NotFound, NOT_FOUND);
+    assert_status(
+        lease.lease_revoke(pb::LeaseRevokeRequest { id: granted.id }).await,
+        Code::NotFound,
+        NOT_FOUND,
+    );
     let info = lease.lease_time_to_live(look).await.unwrap().into_inner();
     assert_eq!((info.ttl, info.granted_ttl), (-1, 0));
 }
@@ -89,7 +93,11 @@ async fn bounds_of_leases_are_etcds() {
         let granted = lease.lease_grant(grant(id, ttl)).await.unwrap().into_inner();
         assert_eq!((granted.id, granted.ttl), (id, 1));
     }
-    assert_status(kv.put(pb::PutRequest { lease: 77, ..put_request("a", "1") }).await, Code::NotFound, NOT_FOUND);
+    assert_status(
+        kv.put(pb::PutRequest { lease: 77, ..put_request("a", "1") }).await,
+        Code::NotFound,
+        NOT_FOUND,
+    );
     assert_status(lease.lease_revoke(pb::LeaseRevokeRequest { id: 0 }).await, Code::NotFound, NOT_FOUND);
     server.assert_serves().await;
 }

@@ -94,7 +94,10 @@ async fn a_full_store_refuses_puts_before_it_looks_at_them_and_raises_the_alarm(
     );
     let list = pb::AlarmRequest::default();
     let alarms = server.maintenance().await.alarm(list).await.unwrap().into_inner().alarms;
-    assert_eq!(alarms, [pb::AlarmMember { member_id: server.server.as_ref().unwrap().member_id(), alarm: 1 }]);
+    assert_eq!(
+        alarms,
+        [pb::AlarmMember { member_id: server.server.as_ref().unwrap().member_id(), alarm: 1 }]
+    );
     // What takes no space goes on.
     kv.txn(pb::TxnRequest::default()).await.unwrap();
 }
@@ -107,7 +110,8 @@ async fn hashes_depend_on_the_content_alone() {
         let mut kv = server.kv().await;
         put(&mut kv, "a", "1").await;
         put(&mut kv, "b", "2").await;
-        let hash = server.maintenance().await.hash_kv(pb::HashKvRequest { revision: 0 }).await.unwrap().into_inner();
+        let hash =
+            server.maintenance().await.hash_kv(pb::HashKvRequest { revision: 0 }).await.unwrap().into_inner();
         assert_eq!((hash.hash_revision, hash.compact_revision), (3, -1));
         hashes.push(hash.hash);
     }
@@ -141,7 +145,7 @@ async fn a_snapshot_ends_with_the_checksum_of_its_bytes() {
         remaining -= part.blob.len() as u64;
         assert_eq!(part.remaining_bytes, remaining);
     }
-    assert!(blob.len() > 200_000 && blob.len() % 512 == 0);
+    assert!(blob.len() > 200_000 && blob.len().is_multiple_of(512));
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@ mod common;
 
 use common::{TestServer, assert_status, bytes, get};
 use folkmoot_proto::etcdserverpb as pb;
-use folkmoot_proto::v3electionpb::{CampaignRequest, LeaderKey, LeaderRequest, ProclaimRequest, ResignRequest};
+use folkmoot_proto::v3electionpb::{
+    CampaignRequest, LeaderKey, LeaderRequest, ProclaimRequest, ResignRequest,
+};
 use folkmoot_proto::v3lockpb::{LockRequest, UnlockRequest};
 use tonic::Code;
 
@@ -87,7 +89,8 @@ async fn errors_of_lock_and_election_lose_their_code() {
 #[tokio::test]
 async fn a_lock_without_a_lease_gets_one_of_a_minute() {
     let server = TestServer::start();
-    let held = server.lock().await.lock(LockRequest { name: bytes("l"), lease: 0 }).await.unwrap().into_inner();
+    let held =
+        server.lock().await.lock(LockRequest { name: bytes("l"), lease: 0 }).await.unwrap().into_inner();
     let all = server.lease().await.lease_leases(pb::LeaseLeasesRequest {}).await.unwrap().into_inner();
     assert_eq!(held.key, bytes(&format!("l/{:x}", all.leases[0].id)));
 }
@@ -97,8 +100,7 @@ async fn leadership_is_won_proclaimed_observed_and_resigned() {
     let server = TestServer::start();
     let (one, two) = (lease(&server, 1).await, lease(&server, 2).await);
     let mut election = server.election().await;
-    let campaign =
-        |lease, value: &str| CampaignRequest { name: bytes("e"), lease, value: bytes(value) };
+    let campaign = |lease, value: &str| CampaignRequest { name: bytes("e"), lease, value: bytes(value) };
     let observe = LeaderRequest { name: bytes("e") };
     let mut observed = election.observe(observe.clone()).await.unwrap().into_inner();
 

@@ -2,7 +2,7 @@
 # etcdctl against one endpoint: etcdctl.sh HOST:PORT PREFIX
 set -u -o pipefail
 
-export ETCDCTL_API=3 ETCDCTL_ENDPOINTS="http://$1"
+export ETCDCTL_API=3 ETCDCTL_ENDPOINTS="$1"
 p="$2"
 work="$(mktemp -d)"
 background=()
@@ -40,7 +40,11 @@ revision() {
 }
 
 expect_match "endpoint health" "is healthy" "$(etcdctl endpoint health 2>&1)"
-expect_match "endpoint status" "^http://$1, [0-9a-f]+, [0-9.]+.*, true," "$(etcdctl endpoint status 2>&1)"
+# With a URL as endpoint, etcdctl 3.4 sends the whole URL as :authority in the calls of the Maintenance
+# service, which not every HTTP/2 library accepts; with HOST:PORT it does not.
+expect_match "endpoint status" "^$1, [0-9a-f]+, [0-9.]+.*, true," "$(etcdctl endpoint status 2>&1)"
+expect_match "endpoint status of a URL" "^http://$1, [0-9a-f]+, [0-9.]+.*, true," "$(ETCDCTL_ENDPOINTS="http://$1" etcdctl endpoint status 2>&1)"
+expect "get with a URL" "" "$(ETCDCTL_ENDPOINTS="http://$1" etcdctl get "${p}none" 2>&1)"
 expect_match "member list" "started" "$(etcdctl member list 2>&1)"
 
 expect "put" "OK" "$(etcdctl put "${p}a" one)"
@@ -121,7 +125,8 @@ expect "compaction" "compacted revision $now" "$(etcdctl compaction "$now")"
 expect_match "compaction again" "required revision has been compacted" "$(etcdctl compaction "$now" 2>&1)"
 expect_match "get below the compaction" "required revision has been compacted" "$(etcdctl get "${p}a" --rev="$old" 2>&1)"
 expect_match "watch below the compaction" "compacted|canceled" "$(timeout 10 etcdctl watch "${p}a" --rev="$old" 2>&1)"
-expect_match "hashkv" "^http://$1, [0-9]+$" "$(etcdctl endpoint hashkv 2>&1)"
+expect_match "hashkv" "^$1, [0-9]+$" "$(etcdctl endpoint hashkv 2>&1)"
+expect_match "snapshot save" "Snapshot saved" "$(etcdctl snapshot save "$work/snapshot" 2>&1)"
 etcdctl del "$p" --prefix >/dev/null
 expect "everything deleted" "" "$(etcdctl get "$p" --prefix)"
 echo done

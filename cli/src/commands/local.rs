@@ -2,13 +2,16 @@
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
+use folkmoot_server::version::ETCD_VERSION;
 use serde_json::json as value;
 
 use crate::failure::Result;
 use crate::output::{Printer, plain};
 
-/// Version of the API that is spoken: etcd's words for it.
-const API_VERSION: &str = "3.6";
+/// Version of the API that is spoken: the first two numbers of the etcd that we stand for.
+fn api_version() -> &'static str {
+    ETCD_VERSION.rsplit_once('.').map_or(ETCD_VERSION, |(api, _)| api)
+}
 
 /// Print a script that teaches a shell our commands
 #[derive(Args)]
@@ -44,10 +47,10 @@ pub struct VersionArgs {}
 impl VersionArgs {
     /// Prints the version.
     pub fn run(self, printer: Printer) -> Result<()> {
-        let version = env!("CARGO_PKG_VERSION");
+        let (version, api) = (env!("CARGO_PKG_VERSION"), api_version());
         printer.print(
-            || plain::lines([format!("folkmoot version: {version}"), format!("API version: {API_VERSION}")]),
-            || value!({ "version": version, "api": API_VERSION }),
+            || plain::lines([format!("folkmoot version: {version}"), format!("API version: {api}")]),
+            || value!({ "version": version, "api": api }),
         )
     }
 }

@@ -65,7 +65,7 @@ impl FromArgMatches for ServeArgs {
         let given = Given { flags: flags.clone(), environment: Vec::new() };
         match given.into_config() {
             Ok(_) => Ok(Self { flags }),
-            Err(reason) => Err(clap::Error::raw(ErrorKind::ValueValidation, reason + "\n")),
+            Err(reason) => Err(clap::Error::raw(ErrorKind::ValueValidation, reason)),
         }
     }
 

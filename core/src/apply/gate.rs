@@ -18,10 +18,16 @@ pub fn pass(alarms: &Alarms, kind: Kind, costs_space: bool) -> Result<(), Error>
 
 fn is_refused_when_corrupt(kind: Kind) -> bool {
     match kind {
-        Kind::Put | Kind::DeleteRange | Kind::Txn | Kind::Compact | Kind::LeaseGrant | Kind::LeaseRevoke => true,
+        Kind::Put | Kind::DeleteRange | Kind::Txn | Kind::Compact | Kind::LeaseGrant | Kind::LeaseRevoke => {
+            true
+        }
         // A lease whose time is up must go even then: etcd's lessor revokes through the same
         // applier and is refused, which leaves expired leases for ever; here they end.
-        Kind::LeaseExpire | Kind::LeaseCheckpoint | Kind::Alarm | Kind::MemberPublish | Kind::ClusterVersion => false,
+        Kind::LeaseExpire
+        | Kind::LeaseCheckpoint
+        | Kind::Alarm
+        | Kind::MemberPublish
+        | Kind::ClusterVersion => false,
     }
 }
 

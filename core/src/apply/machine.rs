@@ -314,7 +314,9 @@ impl Machine {
                 effects.push(Effect::ClusterChanged);
                 vec![alarm]
             }
-            AlarmAction::Activate(_, None) | AlarmAction::Deactivate(_, None) | AlarmAction::Unknown => Vec::new(),
+            AlarmAction::Activate(_, None) | AlarmAction::Deactivate(_, None) | AlarmAction::Unknown => {
+                Vec::new()
+            }
         }
     }
 

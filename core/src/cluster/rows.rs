@@ -59,7 +59,7 @@ pub fn put_cluster_version(rows: &mut WriteBatch, version: &str) {
 pub fn load(engine: &dyn Engine) -> Result<(Members, Alarms, String), Fatal> {
     let (mut members, mut alarms, mut version) = (Members::default(), Alarms::default(), String::new());
     let mut damaged = None;
-    for_each_row(engine, Family::Sys, &mut |key, value| {
+    for_each_row(engine, Family::Sys, |key, value| {
         let read = read_row(key, value, &mut members, &mut alarms, &mut version);
         if read.is_none() {
             damaged = Some(Fatal::Damaged(format!("a row of the cluster state cannot be read; key={key:?}")));

@@ -47,7 +47,7 @@ pub fn expire(term: Term, ids: &[LeaseId]) -> Command {
 
 /// Reads the proposing term and the leases.
 pub fn decode_expire(mut body: Bytes) -> Result<(Term, Vec<LeaseId>), Fatal> {
-    if body.len() < 8 || body.len() % 8 != 0 {
+    if body.len() < 8 || !body.len().is_multiple_of(8) {
         return Err(unreadable("lease expiry"));
     }
     let term = Term(body.get_u64_le());

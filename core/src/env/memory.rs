@@ -78,9 +78,7 @@ impl Engine for MemoryEngine {
         for change in batch.iter() {
             match change {
                 RowChange::Put(family, key, value) => {
-                    state
-                        .rows
-                        .insert((family, Bytes::copy_from_slice(key)), Bytes::copy_from_slice(value));
+                    state.rows.insert((family, Bytes::copy_from_slice(key)), Bytes::copy_from_slice(value));
                 }
                 RowChange::Delete(family, key) => {
                     state.rows.remove(&(family, Bytes::copy_from_slice(key)));
@@ -97,13 +95,8 @@ impl Engine for MemoryEngine {
     }
 
     fn usage(&self) -> EngineUsage {
-        let bytes = self
-            .state
-            .read()
-            .rows
-            .iter()
-            .map(|((_, key), value)| (key.len() + value.len()) as u64)
-            .sum();
+        let bytes =
+            self.state.read().rows.iter().map(|((_, key), value)| (key.len() + value.len()) as u64).sum();
         EngineUsage { total_bytes: bytes, live_bytes: bytes }
     }
 }

@@ -64,7 +64,7 @@ impl Leases {
     pub fn load(engine: &dyn Engine) -> Result<Self, Fatal> {
         let mut leases = Self::default();
         let mut failure = None;
-        for_each_row(engine, Family::Lease, &mut |key, value| match rows::decode(key, value) {
+        for_each_row(engine, Family::Lease, |key, value| match rows::decode(key, value) {
             Ok((id, lease)) => {
                 leases.by_id.insert(id, lease);
                 ControlFlow::Continue(())

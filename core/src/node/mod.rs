@@ -71,8 +71,7 @@ impl Node {
     /// # Errors
     /// `Damaged` when engine and log do not fit together; nothing was changed then.
     pub fn new(config: NodeConfig, engine: Arc<dyn Engine>, recovered: Recovered) -> Result<Self, Fatal> {
-        let machine =
-            Machine::load(engine, mvcc::Options { value_cache_bytes: config.value_cache_bytes })?;
+        let machine = Machine::load(engine, mvcc::Options { value_cache_bytes: config.value_cache_bytes })?;
         let applied = machine.applied().clone();
         if applied.cluster_id != config.cluster_id {
             return Err(Fatal::Damaged(format!(
@@ -166,16 +165,15 @@ impl Node {
                 self.machine.store_mut().stored(revision);
             }
             Input::Flushed { index } => self.upkeep.flushed(now, index),
-            Input::Peer { from, message } => match self.owner.peer_message(from, &message) {
-                Err(Refused::LogLost) => {
+            Input::Peer { from, message } => {
+                // Anything else that cannot be used is as good as lost on the way.
+                if self.owner.peer_message(from, &message) == Err(Refused::LogLost) {
                     self.failed.get_or_insert(Fatal::Raft(format!(
                         "{}; remove the member from the cluster and add it again with an empty data directory",
                         Refused::LogLost
                     )));
                 }
-                // Anything else that cannot be used is as good as lost on the way.
-                Ok(()) | Err(_) => {}
-            },
+            }
         }
     }
 
@@ -433,9 +431,7 @@ impl Node {
     fn time_to_live(&mut self, now: Instant64, slot: Slot, id: LeaseId, keys: bool) {
         let revision = self.machine.store().revision();
         let reply = match (self.machine.leases().get(id), self.deadlines.term()) {
-            (None, _) => {
-                Ok(Reply::LeaseTimeToLive { ttl: -1, granted_ttl: 0, keys: Vec::new(), revision })
-            }
+            (None, _) => Ok(Reply::LeaseTimeToLive { ttl: -1, granted_ttl: 0, keys: Vec::new(), revision }),
             (Some(_), None) => Err(Error::LeaderChanged),
             (Some(lease), Some(_)) => Ok(Reply::LeaseTimeToLive {
                 ttl: self.deadlines.remaining(now, self.machine.leases(), id).unwrap_or(-1),

@@ -100,7 +100,8 @@ impl World {
         let hosts = (1..=count)
             .map(|id| {
                 let engine = Arc::new(MemoryEngine::new());
-                bootstrap(engine.as_ref(), &Bootstrap { cluster_id: CLUSTER, members: members.clone() }).unwrap();
+                bootstrap(engine.as_ref(), &Bootstrap { cluster_id: CLUSTER, members: members.clone() })
+                    .unwrap();
                 engine.flush().unwrap();
                 Host {
                     id: MemberId(id),
@@ -116,8 +117,7 @@ impl World {
                 }
             })
             .collect();
-        let mut world =
-            Self { hosts, now: Instant64(1), next_slot: 0, hold_log: false, cut: vec![] };
+        let mut world = Self { hosts, now: Instant64(1), next_slot: 0, hold_log: false, cut: vec![] };
         for id in 0..count as usize {
             world.start(id);
         }
@@ -259,8 +259,7 @@ impl World {
 
     fn get(&self, at: usize, key: &str) -> Option<String> {
         let reader = self.hosts[at].node.as_ref().unwrap().reader();
-        let request =
-            RangeRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..RangeRequest::default() };
+        let request = RangeRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..RangeRequest::default() };
         let kvs = reader.range(&request).unwrap().kvs;
         kvs.first().map(|kv| String::from_utf8(kv.value.to_vec()).unwrap())
     }
@@ -407,7 +406,10 @@ fn a_keepalive_starts_the_time_again_and_an_unknown_lease_has_none() {
     let slot = world.ask(0, |slot| Input::LeaseRenew { slot, id });
     assert!(matches!(world.answer(0, slot), Some(Ok(Reply::LeaseRenewed { ttl: 0, .. }))));
     let slot = world.ask(0, |slot| Input::LeaseTimeToLive { slot, id, keys: true });
-    assert!(matches!(world.answer(0, slot), Some(Ok(Reply::LeaseTimeToLive { ttl: -1, granted_ttl: 0, .. }))));
+    assert!(matches!(
+        world.answer(0, slot),
+        Some(Ok(Reply::LeaseTimeToLive { ttl: -1, granted_ttl: 0, .. }))
+    ));
 }
 
 #[test]

@@ -170,10 +170,8 @@ impl Owner {
         if self.role() != Role::Leader || payloads.is_empty() {
             return false;
         }
-        let entries = payloads
-            .into_iter()
-            .map(|data| eraftpb::Entry { data, ..eraftpb::Entry::default() })
-            .collect();
+        let entries =
+            payloads.into_iter().map(|data| eraftpb::Entry { data, ..eraftpb::Entry::default() }).collect();
         let mut message = Message { from: self.config.id.0, entries, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
         self.raw.raft.step(message).is_ok()

@@ -28,7 +28,9 @@ impl Auth {
 }
 
 fn not_built(what: &str) -> Status {
-    Status::unimplemented(format!("folkmoot: {what} is not supported yet: this version has no users and roles"))
+    Status::unimplemented(format!(
+        "folkmoot: {what} is not supported yet: this version has no users and roles"
+    ))
 }
 
 macro_rules! not_built {

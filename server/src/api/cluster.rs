@@ -22,7 +22,9 @@ impl Cluster {
 }
 
 fn not_built(what: &str) -> Status {
-    Status::unimplemented(format!("folkmoot: {what} is not supported yet: this version runs one member alone"))
+    Status::unimplemented(format!(
+        "folkmoot: {what} is not supported yet: this version runs one member alone"
+    ))
 }
 
 #[tonic::async_trait]

@@ -16,7 +16,9 @@ use tonic::{Request, Response, Status};
 
 use super::header::header;
 use super::queue::ResponseStream;
-use super::recipe::{LeaveLine, Recipe, first_of, first_under, line_key, line_prefix, prefix_end, revision_of};
+use super::recipe::{
+    LeaveLine, Recipe, first_of, first_under, line_key, line_prefix, prefix_end, revision_of,
+};
 use crate::node::NodeHandle;
 use crate::watch::Session;
 
@@ -35,11 +37,17 @@ impl Election {
         let lease = self.recipe.lease(request.lease).await?;
         let prefix = line_prefix(&request.name);
         let key = line_key(&prefix, lease);
-        let put =
-            pb::PutRequest { key: key.clone(), value: request.value.clone(), lease, ..pb::PutRequest::default() };
+        let put = pb::PutRequest {
+            key: key.clone(),
+            value: request.value.clone(),
+            lease,
+            ..pb::PutRequest::default()
+        };
         let own = pb::RangeRequest { key: key.clone(), ..pb::RangeRequest::default() };
-        let joined =
-            self.recipe.if_created_at(&key, 0, vec![Op::RequestPut(put)], vec![Op::RequestRange(own)]).await?;
+        let joined = self
+            .recipe
+            .if_created_at(&key, 0, vec![Op::RequestPut(put)], vec![Op::RequestRange(own)])
+            .await?;
         let in_line = LeaveLine::on_drop(self.recipe.clone(), key.clone());
         let mut created = revision_of(&joined);
         if !joined.succeeded
@@ -78,11 +86,17 @@ fn no_leader_key() -> Status {
 
 #[tonic::async_trait]
 impl election_server::Election for Election {
-    async fn campaign(&self, request: Request<CampaignRequest>) -> Result<Response<CampaignResponse>, Status> {
+    async fn campaign(
+        &self,
+        request: Request<CampaignRequest>,
+    ) -> Result<Response<CampaignResponse>, Status> {
         Election::campaign(self, request.into_inner()).await.map(Response::new)
     }
 
-    async fn proclaim(&self, request: Request<ProclaimRequest>) -> Result<Response<ProclaimResponse>, Status> {
+    async fn proclaim(
+        &self,
+        request: Request<ProclaimRequest>,
+    ) -> Result<Response<ProclaimResponse>, Status> {
         let ProclaimRequest { leader, value } = request.into_inner();
         let LeaderKey { key, rev, lease, .. } = leader.ok_or_else(no_leader_key)?;
         let answer = Election::proclaim(self, &key, rev, lease, value).await?;
@@ -99,7 +113,10 @@ impl election_server::Election for Election {
 
     type ObserveStream = ResponseStream<LeaderResponse>;
 
-    async fn observe(&self, request: Request<LeaderRequest>) -> Result<Response<Self::ObserveStream>, Status> {
+    async fn observe(
+        &self,
+        request: Request<LeaderRequest>,
+    ) -> Result<Response<Self::ObserveStream>, Status> {
         let observer = Observer {
             recipe: self.recipe.clone(),
             prefix: line_prefix(&request.into_inner().name),

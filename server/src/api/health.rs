@@ -25,7 +25,10 @@ impl Health {
 
 #[tonic::async_trait]
 impl health_server::Health for Health {
-    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         if !request.into_inner().service.is_empty() {
             return Err(Status::not_found("unknown service"));
         }
@@ -34,7 +37,10 @@ impl health_server::Health for Health {
 
     type WatchStream = ResponseStream<HealthCheckResponse>;
 
-    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let known = request.into_inner().service.is_empty();
         let serving = if known { ServingStatus::Serving } else { ServingStatus::ServiceUnknown };
         let now = stream::once(async move { Ok(HealthCheckResponse { status: serving as i32 }) });

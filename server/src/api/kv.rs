@@ -42,9 +42,7 @@ impl Kv {
         quota::check(&self.node, validate::quota_cost_put(&put)).await.map_err(status)?;
         validate::check_put(&put).map_err(status)?;
         match self.propose(Kind::Put, request.encoded).await.map_err(status)? {
-            Reply::Put(response) => {
-                Ok(codec::kv::put_to_wire(response, bare_header(&self.node)))
-            }
+            Reply::Put(response) => Ok(codec::kv::put_to_wire(response, bare_header(&self.node))),
             other => unreachable!("a put is answered as one, not {other:?}"),
         }
     }

@@ -31,7 +31,11 @@ pub fn random_lease_id() -> i64 {
 }
 
 /// Grants a lease; gives its id, its time to live and the revision.
-pub async fn grant(node: &NodeHandle, id: i64, ttl: i64) -> Result<(LeaseId, i64, i64), crate::node::CallError> {
+pub async fn grant(
+    node: &NodeHandle,
+    id: i64,
+    ttl: i64,
+) -> Result<(LeaseId, i64, i64), crate::node::CallError> {
     quota::check(node, quota::LEASE_COST_BYTES).await?;
     let id = if id == 0 { random_lease_id() } else { id };
     match node.propose(codec::lease::grant(id, ttl)).await? {
@@ -40,7 +44,10 @@ pub async fn grant(node: &NodeHandle, id: i64, ttl: i64) -> Result<(LeaseId, i64
     }
 }
 
-async fn keep_alive(node: &NodeHandle, request: pb::LeaseKeepAliveRequest) -> Result<pb::LeaseKeepAliveResponse, Status> {
+async fn keep_alive(
+    node: &NodeHandle,
+    request: pb::LeaseKeepAliveRequest,
+) -> Result<pb::LeaseKeepAliveResponse, Status> {
     // Read before the renewal, so that it is not newer than a revoke that overtakes it.
     let header = header_now(node);
     let ttl = match LeaseId::from_wire(request.id) {

@@ -115,7 +115,10 @@ impl maintenance_server::Maintenance for Maintenance {
         let request = request.into_inner();
         if pb::alarm_request::AlarmAction::try_from(request.action).is_err() {
             // etcd itself crashes on an unknown action.
-            return Err(Status::invalid_argument(format!("etcdserver: unknown alarm action {}", request.action)));
+            return Err(Status::invalid_argument(format!(
+                "etcdserver: unknown alarm action {}",
+                request.action
+            )));
         }
         Maintenance::alarm(self, request).await.map(Response::new).map_err(status)
     }
@@ -139,7 +142,10 @@ impl maintenance_server::Maintenance for Maintenance {
         Ok(Response::new(pb::HashResponse { header: header(&self.node, revision), hash }))
     }
 
-    async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
+    async fn hash_kv(
+        &self,
+        request: Request<pb::HashKvRequest>,
+    ) -> Result<Response<pb::HashKvResponse>, Status> {
         let hash = snapshot::hash_kv(&self.node, request.into_inner().revision).await.map_err(status)?;
         Ok(Response::new(pb::HashKvResponse {
             header: header(&self.node, hash.revision),

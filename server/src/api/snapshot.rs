@@ -46,9 +46,9 @@ pub async fn hash_kv(node: &NodeHandle, revision: i64) -> Result<HashKv, CallErr
 /// Gives back the space of removed rows.
 pub async fn defragment(node: &NodeHandle) -> Result<(), Status> {
     let engine = node.storage().run(Arc::clone).await.map_err(status)?;
-    in_background(move || engine.compact_all())
-        .await
-        .map_err(|error| Status::internal(format!("folkmoot: the database could not be rewritten: {error}")))?;
+    in_background(move || engine.compact_all()).await.map_err(|error| {
+        Status::internal(format!("folkmoot: the database could not be rewritten: {error}"))
+    })?;
     // The next write must see the new size.
     node.storage().measure().await.map_err(status)
 }
@@ -68,9 +68,9 @@ pub async fn stream(node: &NodeHandle) -> Result<ResponseStream<pb::SnapshotResp
         file.seek(SeekFrom::Start(0))?;
         Ok::<_, SnapshotError>((file, summary))
     });
-    let (file, summary) = archive.await.map_err(|error| {
-        Status::internal(format!("folkmoot: the snapshot could not be taken: {error}"))
-    })?;
+    let (file, summary) = archive
+        .await
+        .map_err(|error| Status::internal(format!("folkmoot: the snapshot could not be taken: {error}")))?;
     tracing::info!("total-bytes" = summary.bytes, "sending database snapshot to client");
     let parts = Parts { node: node.clone(), file, left: summary.bytes, sha256: summary.sha256 };
     Ok(Box::pin(unfold(Some(parts), |parts| async move {
@@ -105,8 +105,8 @@ fn archive(
     })
     .and_then(|()| meta.write(&rows))
     .map_err(Fatal::Engine)?;
-    let applied = Applied::load(&meta)?
-        .ok_or_else(|| Fatal::Damaged("the engine holds no applied position".into()))?;
+    let applied =
+        Applied::load(&meta)?.ok_or_else(|| Fatal::Damaged("the engine holds no applied position".into()))?;
     let header = ArchiveHeader {
         cluster_id: applied.cluster_id,
         member_id,
@@ -147,8 +147,9 @@ impl Parts {
             (self.file, read)
         })
         .await;
-        let blob = blob
-            .map_err(|error| Status::internal(format!("folkmoot: the snapshot could not be read: {error}")))?;
+        let blob = blob.map_err(|error| {
+            Status::internal(format!("folkmoot: the snapshot could not be read: {error}"))
+        })?;
         self.file = file;
         self.left -= length as u64;
         let left = self.left;

@@ -55,7 +55,10 @@ mod tests {
             (status.code() as i32, status.message().to_owned())
         };
         assert_eq!(of(Error::EmptyKey), (3, "etcdserver: key is not provided".into()));
-        assert_eq!(of(Error::Compacted), (11, "etcdserver: mvcc: required revision has been compacted".into()));
+        assert_eq!(
+            of(Error::Compacted),
+            (11, "etcdserver: mvcc: required revision has been compacted".into())
+        );
         assert_eq!(of(Error::NoSpace), (8, "etcdserver: mvcc: database space exceeded".into()));
         assert_eq!(of(Error::TooManyRequests), (2, "etcdserver: too many requests".into()));
         assert_eq!(of(Error::Corrupt), (15, "etcdserver: corrupt cluster".into()));

@@ -109,7 +109,7 @@ impl Responses {
             }),
             Some(RequestUnion::CancelRequest(cancel)) => self.session.cancel(cancel.watch_id),
             Some(RequestUnion::ProgressRequest(_)) => self.session.progress(),
-            None => tracing::info!("a watch request asks for nothing and is ignored"),
+            None => tracing::debug!("a watch request asks for nothing and is ignored"),
         }
     }
 }
@@ -195,7 +195,11 @@ impl Encoder for FrameEncoder {
 fn encode_events(events: &EventSet) -> Bytes {
     let mut buf = BytesMut::with_capacity(events.wire_bytes());
     for (event, prev) in events.iter() {
-        prost::encoding::message::encode(EVENTS_FIELD, &codec::event::event_to_wire(event, prev.cloned()), &mut buf);
+        prost::encoding::message::encode(
+            EVENTS_FIELD,
+            &codec::event::event_to_wire(event, prev.cloned()),
+            &mut buf,
+        );
     }
     buf.freeze()
 }

@@ -83,7 +83,9 @@ impl Config {
         if self.advertise_client_urls.is_empty() {
             let free_port = |text: &String| ServiceUrl::parse(text).is_ok_and(|url| url.port == 0);
             // A port that is not known yet cannot be advertised by the operator either.
-            if self.listen_client_urls != [LISTEN_CLIENT_URL_DEFAULT] && !self.listen_client_urls.iter().all(free_port) {
+            if self.listen_client_urls != [LISTEN_CLIENT_URL_DEFAULT]
+                && !self.listen_client_urls.iter().all(free_port)
+            {
                 return refuse(format!("{flag} is required when --listen-client-urls is set explicitly"));
             }
             return Ok(Vec::new());
@@ -132,7 +134,8 @@ impl Config {
                 Err(_) => refuse(format!("error parsing CompactionRetention: invalid number {retention:?}")),
             },
             "periodic" => {
-                let hours = |count: i64| u64::try_from(count).ok()?.checked_mul(3600).map(Duration::from_secs);
+                let hours =
+                    |count: i64| u64::try_from(count).ok()?.checked_mul(3600).map(Duration::from_secs);
                 let period = match count {
                     Ok(count) if count <= 0 => return Ok(AutoCompaction::Off),
                     Ok(count) => hours(count),
@@ -142,7 +145,9 @@ impl Config {
                 match period {
                     Some(Duration::ZERO) => Ok(AutoCompaction::Off),
                     Some(period) => Ok(AutoCompaction::Periodic(period)),
-                    None => refuse(format!("error parsing CompactionRetention: invalid duration {retention:?}")),
+                    None => {
+                        refuse(format!("error parsing CompactionRetention: invalid duration {retention:?}"))
+                    }
                 }
             }
             "" => refuse("undefined auto-compaction-mode"),
@@ -156,9 +161,9 @@ impl Config {
         }
         let mut own = Vec::new();
         for part in self.initial_cluster.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            let (name, url) = part
-                .split_once('=')
-                .ok_or_else(|| ConfigError(format!("error setting up initial cluster: empty URL given for {part:?}")))?;
+            let (name, url) = part.split_once('=').ok_or_else(|| {
+                ConfigError(format!("error setting up initial cluster: empty URL given for {part:?}"))
+            })?;
             let url = ServiceUrl::parse(url)
                 .map_err(|error| ConfigError(format!("error setting up initial cluster: {error}")))?;
             if name == self.name {

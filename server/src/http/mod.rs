@@ -28,7 +28,8 @@ const TONIC_TOO_LARGE: [&str; 3] =
 pub fn in_etcds_words(status: &Status) -> Option<Status> {
     match status.code() {
         tonic::Code::OutOfRange => {
-            let numbers = status.message().strip_prefix(TONIC_TOO_LARGE[0])?.strip_suffix(TONIC_TOO_LARGE[2])?;
+            let numbers =
+                status.message().strip_prefix(TONIC_TOO_LARGE[0])?.strip_suffix(TONIC_TOO_LARGE[2])?;
             let (length, limit) = numbers.split_once(TONIC_TOO_LARGE[1])?;
             Some(unary::too_large(length.parse().ok()?, limit.parse().ok()?))
         }

@@ -67,7 +67,8 @@ impl Router {
             watch: api::Watch::new(of(&node)),
             lease: LeaseServer::new(api::Lease::new(of(&node))).max_decoding_message_size(limit),
             cluster: ClusterServer::new(api::Cluster::new(of(&node))).max_decoding_message_size(limit),
-            maintenance: MaintenanceServer::new(api::Maintenance::new(of(&node))).max_decoding_message_size(limit),
+            maintenance: MaintenanceServer::new(api::Maintenance::new(of(&node)))
+                .max_decoding_message_size(limit),
             auth: AuthServer::new(api::Auth::new(of(&node))).max_decoding_message_size(limit),
             lock: LockServer::new(api::Lock::new(of(&node))).max_decoding_message_size(limit),
             election: ElectionServer::new(api::Election::new(of(&node))).max_decoding_message_size(limit),
@@ -100,24 +101,29 @@ impl Services {
         if let Err(status) = api::check_call(&self.node, request.uri().path(), request.headers()) {
             return failed(status);
         }
-        match request.uri().path() {
-            "/etcdserverpb.KV/Put" => {
-                self.unary("put", request, |message| self.kv.put(message)).await
-            }
+        let started = Instant::now();
+        let uri = request.uri().clone();
+        let response = match uri.path() {
+            "/etcdserverpb.KV/Put" => self.unary(request, |message| self.kv.put(message)).await,
             "/etcdserverpb.KV/Range" => {
-                self.unary("range", request, |message: Received<pb::RangeRequest>| self.kv.range(message.message)).await
+                self.unary(request, |range: Received<pb::RangeRequest>| self.kv.range(range.message)).await
             }
-            "/etcdserverpb.KV/Txn" => self.unary("txn", request, |message| self.kv.txn(message)).await,
+            "/etcdserverpb.KV/Txn" => self.unary(request, |message| self.kv.txn(message)).await,
             "/etcdserverpb.KV/DeleteRange" => {
-                self.unary("delete range", request, |message| self.kv.delete_range(message)).await
+                self.unary(request, |message| self.kv.delete_range(message)).await
             }
             _ => self.by_tonic(request).await,
+        };
+        // A streaming call is not timed: it has only begun here.
+        let took = started.elapsed();
+        if took >= self.slow {
+            tracing::warn!("response type" = uri.path(), "time spent" = format!("{took:?}"), "request stats");
         }
+        response
     }
 
     async fn unary<Q, A, F>(
         &self,
-        kind: &'static str,
         request: Request<Incoming>,
         call: impl FnOnce(Received<Q>) -> F,
     ) -> Response<ResponseBody>
@@ -126,24 +132,15 @@ impl Services {
         A: Message + 'static,
         F: Future<Output = Result<A, Status>>,
     {
-        let started = Instant::now();
         let mut body = request.into_body();
-        let response = match receive(&mut body, self.receive_bytes_max).await {
-            Ok(message) => match call(message).await {
-                Ok(answer) => unary::ok(frame(answer).await),
-                Err(status) => failed(status),
-            },
-            Err(status) => failed(status),
+        let answer = match receive(&mut body, self.receive_bytes_max).await {
+            Ok(message) => call(message).await,
+            Err(status) => Err(status),
         };
-        let took = started.elapsed();
-        if took >= self.slow {
-            tracing::warn!(
-                "response type" = kind,
-                "time spent" = format!("{took:?}"),
-                "request stats"
-            );
+        match answer {
+            Ok(answer) => unary::ok(frame(answer).await),
+            Err(status) => failed(status),
         }
-        response
     }
 
     async fn by_tonic(&self, request: Request<Incoming>) -> Response<ResponseBody> {

@@ -76,7 +76,11 @@ async fn receive_bytes(body: &mut Incoming, limit: usize) -> Result<Bytes, Statu
     let length = u32::from_be_bytes([first[1], first[2], first[3], first[4]]) as usize;
     match first[0] {
         0 => {}
-        1 => return Err(Status::unimplemented("grpc: Decompressor is not installed for the request's encoding")),
+        1 => {
+            return Err(Status::unimplemented(
+                "grpc: Decompressor is not installed for the request's encoding",
+            ));
+        }
         flag => return Err(Status::internal(format!("grpc: received unexpected payload format {flag}"))),
     }
     if length > limit {

@@ -47,7 +47,8 @@ impl CoreThread {
     pub fn run(mut self) {
         let mut inputs = Vec::new();
         let mut outputs = Vec::new();
-        let mut answers: Vec<Vec<(Slot, Result<Reply, Error>)>> = self.ports.iter().map(|_| Vec::new()).collect();
+        let mut answers: Vec<Vec<(Slot, Result<Reply, Error>)>> =
+            self.ports.iter().map(|_| Vec::new()).collect();
         loop {
             let wakeup = self.node.next_wakeup(clock::now());
             if !self.inbox.take(clock::to_instant(wakeup), &mut inputs) {

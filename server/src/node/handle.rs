@@ -153,6 +153,9 @@ impl NodeHandle {
     /// The command's own, `TooManyRequests` at once, `Stopped`; `Timeout` or `DeadlineExceeded`
     /// when nothing came in time, and then the command may still take effect.
     pub async fn propose(&self, command: Command) -> Result<Reply, CallError> {
+        if self.shared.hub.is_behind() {
+            return Err(CallError::Answer(Error::TooManyRequests));
+        }
         match self.ask(|slot| Input::Propose { slot, command }).await {
             Ok(reply) => Ok(reply),
             Err(WaitEnd::Answer(error)) => Err(CallError::Answer(error)),

@@ -6,12 +6,15 @@
 
 use std::time::Instant;
 
+use folkmoot_core::limits;
 use folkmoot_core::node::Input;
 use parking_lot::{Condvar, Mutex};
 
 /// Requests that may wait to be looked at. Far above what one turn of the core thread takes in,
 /// so that only a core thread that stands still fills it.
 pub const WAITING_REQUESTS_MAX: usize = 65_536;
+/// The same in bytes of commands.
+pub const WAITING_BYTES_MAX: usize = limits::PENDING_BYTES_MAX;
 
 /// Why a request was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +35,7 @@ pub struct Inbox {
 #[derive(Default)]
 struct Queues {
     requests: Vec<Input>,
+    request_bytes: usize,
     completions: Vec<Input>,
     closed: bool,
 }
@@ -48,9 +52,14 @@ impl Inbox {
         if queues.closed {
             return Err(Refused::Closed);
         }
-        if queues.requests.len() >= WAITING_REQUESTS_MAX {
+        let bytes = match &input {
+            Input::Propose { command, .. } => command.body.len(),
+            _ => 0,
+        };
+        if queues.requests.len() >= WAITING_REQUESTS_MAX || queues.request_bytes + bytes > WAITING_BYTES_MAX {
             return Err(Refused::Full);
         }
+        queues.request_bytes += bytes;
         queues.requests.push(input);
         drop(queues);
         self.filled.notify_one();
@@ -79,6 +88,7 @@ impl Inbox {
         }
         into.append(&mut queues.completions);
         into.append(&mut queues.requests);
+        queues.request_bytes = 0;
         !queues.closed
     }
 

@@ -32,11 +32,14 @@ const GC_PAUSE: Duration = Duration::from_millis(10);
 /// How often the engine is asked for its size.
 const USAGE_PERIOD: Duration = Duration::from_millis(200);
 
+/// Something to do with the engine while nothing else writes.
+type Work = Box<dyn FnOnce(&Arc<RocksEngine>) + Send>;
+
 enum Job {
     Store(StoreWrite),
     FlushAndReport,
     CollectGarbage(i64),
-    Run(Box<dyn FnOnce(&Arc<RocksEngine>) + Send>),
+    Run(Work),
     Measure(oneshot::Sender<()>),
     Stop,
 }
@@ -305,4 +308,3 @@ impl StorageThread {
         Ok(self.engine.flush()?)
     }
 }
-

@@ -182,8 +182,7 @@ mod tests {
         let kept = Arc::new(Mutex::new(Vec::new()));
         let subscriber = tracing_subscriber::registry().with(Kept(Arc::clone(&kept), format));
         tracing::subscriber::with_default(subscriber, log);
-        let lines = kept.lock().expect("no test panics inside").clone();
-        lines
+        std::mem::take(&mut kept.lock().expect("no test panics inside"))
     }
 
     #[test]

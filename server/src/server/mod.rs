@@ -19,6 +19,7 @@ use folkmoot_core::codec;
 use folkmoot_core::command::{Command, Kind};
 use folkmoot_core::error::Fatal;
 use folkmoot_storage::{DataDir, StorageError};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError, Settings};
@@ -187,11 +188,10 @@ impl Drop for Server {
 /// # Errors
 /// Why the server did not start, or what made it fail.
 pub fn run(config: Config) -> Result<(), RunError> {
+    raise_file_limit();
     let server = Server::start(config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(StartError::Thread)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
     let ended = runtime.block_on(signals::wait(server.failed())).map_err(StartError::Thread)?;
     match ended {
         signals::Ended::Failed(reason) => {
@@ -207,6 +207,16 @@ pub fn run(config: Config) -> Result<(), RunError> {
             signal.die();
             Ok(())
         }
+    }
+}
+
+/// Every connection takes a file descriptor, and the usual limit of 1024 is meant for programs
+/// that use `select`.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "could not raise the limit of open files, which also bounds connections");
     }
 }
 

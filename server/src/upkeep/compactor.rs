@@ -85,7 +85,8 @@ struct Window {
 impl Window {
     fn new(period: Duration) -> Self {
         let interval = period.min(INTERVAL_MAX);
-        let notes_max = (period.as_secs_f64() / (interval / NOTES_PER_INTERVAL).as_secs_f64()).round() as usize;
+        let notes_max =
+            (period.as_secs_f64() / (interval / NOTES_PER_INTERVAL).as_secs_f64()).round() as usize;
         Self { interval, notes: VecDeque::new(), notes_max: notes_max.max(1), ticks_since: u32::MAX }
     }
 

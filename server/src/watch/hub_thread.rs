@@ -20,6 +20,11 @@ use crate::tasks::Fate;
 
 /// Published revisions that may wait in the queue while nobody watches.
 const UNWATCHED_BATCHES_MAX: usize = 1024;
+/// The same in bytes.
+const UNWATCHED_BYTES_MAX: usize = 8 << 20;
+/// Published events that may wait while the hub is busy. Above it new writes are refused: the hub
+/// never drops events and the core never waits for it.
+const BACKLOG_BYTES_MAX: usize = 64 << 20;
 /// Events read for lagging watchers before the queue is looked at again.
 const WORK_BYTES: usize = 1 << 20;
 /// The hub looks around at least this often.
@@ -48,6 +53,8 @@ struct Shared {
     filled: Condvar,
     watcher_count: AtomicUsize,
     lagging: AtomicBool,
+    /// Events in the queue, in bytes.
+    backlog_bytes: AtomicUsize,
     last_stream: AtomicU64,
 }
 
@@ -63,14 +70,22 @@ struct Queue {
 impl HubHandle {
     /// Revisions were applied, in order. Drains `batches`.
     pub fn publish(&self, batches: &mut Vec<Arc<EventBatch>>) {
+        let bytes: usize = batches.iter().map(|batch| batch.size_bytes()).sum();
         let mut queue = self.shared.queue.lock();
         queue.inputs.extend(batches.drain(..).map(Input::Publish));
+        let backlog_bytes = self.shared.backlog_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let watched = self.shared.watcher_count.load(Ordering::Acquire) > 0;
-        if watched || queue.inputs.len() >= UNWATCHED_BATCHES_MAX {
+        let many = queue.inputs.len() >= UNWATCHED_BATCHES_MAX || backlog_bytes >= UNWATCHED_BYTES_MAX;
+        if watched || many {
             queue.urgent = true;
             drop(queue);
             self.shared.filled.notify_one();
         }
+    }
+
+    /// Whether so many events wait for the hub that no more should be made.
+    pub fn is_behind(&self) -> bool {
+        self.shared.backlog_bytes.load(Ordering::Relaxed) > BACKLOG_BYTES_MAX
     }
 
     /// The store was compacted.
@@ -168,6 +183,7 @@ impl HubHandle {
             }
         }
         queue.urgent = false;
+        self.shared.backlog_bytes.store(0, Ordering::Relaxed);
         std::mem::swap(&mut queue.inputs, inputs);
         *stored = queue.stored;
         !queue.closed

@@ -1,0 +1,101 @@
+//! A new member from a backup archive.
+//!
+//! The keys, their history and the leases come back as they were; the member and the cluster are
+//! new ones, so that the restored store can never be taken for the one the backup was made of.
+//! Alarms are left behind: they were about members that do not exist any more.
+
+use std::path::Path;
+
+use folkmoot_core::apply::meta::Applied;
+use folkmoot_core::cluster::{Member, rows};
+use folkmoot_core::env::{Engine as _, Family, MemoryEngine, WriteBatch};
+use folkmoot_core::raft::ConfState;
+use folkmoot_core::types::{LogIndex, Term};
+use folkmoot_core::wal::LogPoint;
+use folkmoot_storage::archive::{self, RestoreOptions, RestoreRow};
+use folkmoot_storage::{DirIdentity, StorageError};
+
+use crate::config::{Config, ConfigError};
+use crate::identity;
+use crate::version::CLUSTER_VERSION;
+
+/// Why a backup could not be restored. Nothing was made then.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The settings of the new member do not fit.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The archive or the directory cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// What was restored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Restored {
+    /// The new cluster.
+    pub cluster_id: u64,
+    /// The new member.
+    pub member_id: u64,
+    /// The store's revision.
+    pub revision: i64,
+    /// Rows of all kinds.
+    pub row_count: u64,
+}
+
+/// Makes the data directory that `config` names, which must not exist or be empty, from the
+/// archive. A server with the same configuration can then be started on it.
+///
+/// # Errors
+/// Nothing is left at the directory then.
+pub fn restore(archive: &Path, config: &Config) -> Result<Restored, RestoreError> {
+    let settings = config.validate()?;
+    let identity = identity::alone(&settings.advertise_peer, &config.initial_cluster_token);
+    let options = RestoreOptions { identity, log_start: LogPoint { index: LogIndex(0), term: Term(0) } };
+    let found = MemoryEngine::new();
+    let summary = archive::restore(archive, &config.data_dir, options, &mut |row, batch| match row {
+        RestoreRow::Row { family: Family::Meta, key, value } => {
+            let mut copy = WriteBatch::new();
+            copy.put(Family::Meta, key, value);
+            batch.append(&copy);
+            found.write(&copy).map_err(|error| error.to_string())
+        }
+        // The cluster is written anew.
+        RestoreRow::Row { .. } => Ok(()),
+        RestoreRow::End => {
+            write_position(&found, identity, batch)?;
+            rows::put_cluster_version(batch, CLUSTER_VERSION);
+            let member = Member {
+                id: identity.member_id,
+                name: String::new(),
+                peer_urls: settings.advertise_peer.clone(),
+                client_urls: Vec::new(),
+                learner: false,
+            };
+            rows::put_member(batch, &member);
+            Ok(())
+        }
+    })?;
+    Ok(Restored {
+        cluster_id: identity.cluster_id.0,
+        member_id: identity.member_id.0,
+        revision: summary.header.revision,
+        row_count: summary.rows(),
+    })
+}
+
+/// The applied position of a member that starts a new log.
+fn write_position(found: &MemoryEngine, identity: DirIdentity, batch: &mut WriteBatch) -> Result<(), String> {
+    let before = Applied::load(found)
+        .map_err(|error| error.to_string())?
+        .ok_or("it holds no applied position, so it was not made by this program")?;
+    Applied {
+        index: LogIndex(0),
+        term: Term(0),
+        cluster_id: identity.cluster_id,
+        conf_state: ConfState { voters: vec![identity.member_id], learners: Vec::new() },
+        ..before
+    }
+    .write(batch);
+    Ok(())
+}
