@@ -194,6 +194,69 @@ fn a_saved_snapshot_is_whole() {
 }
 
 #[test]
+fn a_restored_member_goes_on_where_the_snapshot_was_taken() {
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    let (file, data) = (folder.path().join("backup.db"), folder.path().join("data"));
+    let (file, data) = (file.to_str().expect("is text"), data.to_str().expect("is text"));
+    let old = Server::start();
+    old.text(["put", "a", "1"]);
+    old.text(["put", "a", "2"]);
+    let lease = old.json(["lease", "grant", "600"])["ID"].as_i64().expect("is a number");
+    old.text(["put", "b", "x", "--lease", &format!("{lease:x}")]);
+    let before = old.json(["get", "", "--prefix"]);
+    old.text(["snapshot", "save", file]);
+    old.text(["put", "a", "too late"]);
+
+    let restore = || {
+        run(
+            &mut folkmoot([
+                "snapshot",
+                "restore",
+                file,
+                "--data-dir",
+                data,
+                "--initial-cluster-token",
+                "new",
+            ]),
+            "",
+        )
+    };
+    assert!(text(&restore()).contains(data));
+    assert!(failure(&restore(), 1).contains(data), "what is there is never overwritten");
+
+    let new = Server::start_in(folder);
+    let after = new.json(["get", "", "--prefix"]);
+    assert_eq!(after["kvs"], before["kvs"]);
+    assert_eq!(after["header"]["revision"], before["header"]["revision"]);
+    assert_ne!(after["header"]["cluster_id"], before["header"]["cluster_id"]);
+    assert_ne!(after["header"]["member_id"], before["header"]["member_id"]);
+    let first = before["kvs"][0]["create_revision"].to_string();
+    assert_eq!(new.text(["get", "a", "--rev", &first, "--print-value-only"]), "1\n");
+    assert_eq!(new.text(["lease", "list"]), format!("found 1 leases\n{lease:016x}\n"));
+    assert_eq!(new.json(["member", "list"])["members"].as_array().expect("is a list").len(), 1);
+    new.text(["put", "a", "3"]);
+    let next = before["header"]["revision"].as_i64().expect("is a number") + 1;
+    assert_eq!(new.json(["get", "a"])["kvs"][0]["mod_revision"], next);
+}
+
+#[test]
+fn a_damaged_snapshot_is_not_restored() {
+    let server = Server::start();
+    server.text(["put", "a", "1"]);
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    let (file, data) = (folder.path().join("backup.db"), folder.path().join("data"));
+    let name = file.to_str().expect("is text");
+    server.text(["snapshot", "save", name]);
+    let mut bytes = fs::read(&file).expect("was written");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).expect("there is room");
+    let target = data.to_str().expect("is text");
+    failure(&run(&mut folkmoot(["snapshot", "restore", name, "--data-dir", target]), ""), 1);
+    assert!(!data.exists(), "nothing half is left");
+}
+
+#[test]
 fn failures_are_one_line_and_a_number() {
     let server = Server::start();
     assert_eq!(failure(&server.run(["get", ""]), 1), "Error: etcdserver: key is not provided");

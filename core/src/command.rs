@@ -32,7 +32,8 @@ pub enum Kind {
     LeaseGrant = 5,
     /// `etcdserverpb.LeaseRevokeRequest`
     LeaseRevoke = 6,
-    /// Expired leases: proposing term u64 le, then ids i64 le
+    /// Expired leases: proposing term u64 le, then for each its id i64 le and the log index u64 le
+    /// of its grant
     LeaseExpire = 7,
     /// `etcdserverpb.LeaseCheckpointRequest`
     LeaseCheckpoint = 8,

@@ -26,6 +26,9 @@ pub const APPLY_BYTES_BUDGET: usize = 256 * 1024;
 pub const PENDING_COMMANDS_MAX: usize = 65_536;
 /// Bytes of commands accepted and not yet applied.
 pub const PENDING_BYTES_MAX: usize = 64 << 20;
+/// Committed entries that are applied before the member looks at its inputs again; bounds memory
+/// while a long log is applied after a restart.
+pub const COMMITTED_BYTES_PER_DRAIN: usize = 8 << 20;
 /// Row batches handed to the storage thread and not yet written.
 pub const UNSTORED_BYTES_MAX: usize = 64 << 20;
 

@@ -95,9 +95,8 @@ pub const TABLE: &[Known] = &[
         forgive: |request, _, left, right| {
             let Request::Range(range) = request else { return };
             let unknown = !(0..=2).contains(&range.sort_order) || !(0..=4).contains(&range.sort_target);
-            let refuses =
-                |answer: &Answer| matches!(answer, Answer::Error { message, .. } if message == SORT_OPTION);
-            if unknown && refuses(right) && matches!(left, Answer::Range(_)) {
+            let ignored = matches!(left, Answer::Range(_)) || says(left, &[COMPACTED, FUTURE]);
+            if unknown && ignored && says(right, &[SORT_OPTION]) {
                 *left = right.clone();
             }
         },
@@ -129,7 +128,6 @@ pub const TABLE: &[Known] = &[
 /// What newer etcd says to an unknown sort order or target.
 const SORT_OPTION: &str = "etcdserver: invalid sort option";
 const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
-
 const FUTURE: &str = "etcdserver: mvcc: required revision is a future revision";
 const KEY_NOT_FOUND: &str = "etcdserver: key not found";
 const LEASE_NOT_FOUND: &str = "etcdserver: requested lease not found";

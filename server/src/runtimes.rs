@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::http::{Connection, Router, ServeOptions};
 use crate::node::{NodeHandle, Port};
-use crate::tasks::{Fate, spawn_thread};
+use crate::tasks::{Fate, spawn_task, spawn_thread};
 use crate::watch::WakePort;
 
 /// How long open calls may take to end once the server stops.
@@ -68,8 +68,9 @@ pub fn start(
     let lane = Lane { connections: sender, open_count: Arc::default() };
     let open_count = Arc::clone(&lane.open_count);
     let handle = runtime.handle().clone();
+    let task_fate = fate.clone();
     let work = move || {
-        runtime.block_on(serve(parts, receiver, open_count, stopping));
+        runtime.block_on(serve(parts, receiver, open_count, stopping, &task_fate));
         // Long reads of clients that are gone may still run; nobody needs them.
         runtime.shutdown_background();
     };
@@ -82,6 +83,7 @@ async fn serve(
     mut connections: mpsc::UnboundedReceiver<TcpStream>,
     open_count: Arc<AtomicUsize>,
     mut stopping: watch::Receiver<bool>,
+    fate: &Fate,
 ) {
     let RuntimeParts { port, wake_port, node } = parts;
     let config = &node.settings().config;
@@ -90,9 +92,9 @@ async fn serve(
         keepalive_interval: Some(config.keepalive_interval).filter(|interval| !interval.is_zero()),
         keepalive_timeout: config.keepalive_timeout,
     };
-    tokio::spawn(Arc::clone(&port).deliver());
-    tokio::spawn(Arc::clone(&port).expire(node.settings().request_timeout));
-    tokio::spawn(wake_port.deliver());
+    spawn_task("answers", fate, Arc::clone(&port).deliver());
+    spawn_task("timeouts", fate, Arc::clone(&port).expire(node.settings().request_timeout));
+    spawn_task("watch-wakes", fate, wake_port.deliver());
     let router = Router::new(node.clone());
     loop {
         let stream = tokio::select! {

@@ -1,15 +1,17 @@
 //! How threads are started and what happens when one fails.
 //!
-//! Every thread of the server runs under a [`Fate`]: the first failure of any of them is the
+//! Every thread of the server, and every task that others rely on, runs under a [`Fate`]: the first failure of any of them is the
 //! server's failure. It is logged once, everybody who waits is let go, and the process exits; no
 //! thread is restarted and no failed write is tried again, because what was half done is unknown.
 
 use std::fmt::Display;
+use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use futures_util::FutureExt as _;
 use tokio::sync::watch;
 
 /// Whether the server had to stop. Cloned into every thread.
@@ -75,6 +77,16 @@ pub fn spawn_thread(
     })
 }
 
+/// Starts a task on the current runtime whose panic is the server's failure.
+pub fn spawn_task(name: &'static str, fate: &Fate, work: impl Future<Output = ()> + Send + 'static) {
+    let fate = fate.clone();
+    tokio::spawn(async move {
+        if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+            fate.fail(name, &"task panicked");
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +104,8 @@ mod tests {
         thread.unwrap().join().unwrap();
         assert_eq!(fate.failed().await, "thread panicked");
         receiver.recv().unwrap();
+        spawn_task("task", &fate, async { panic!("on purpose") });
+        tokio::task::yield_now().await;
         fate.fail("other", &"later");
         assert_eq!(fate.failure().as_deref(), Some("thread panicked"));
     }

@@ -1,4 +1,4 @@
-//! Backups: `snapshot save`, `status` and `restore`.
+//! Backups: `snapshot save` and `restore`.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use folkmoot_proto::etcdserverpb::{SnapshotRequest, SnapshotResponse};
+use folkmoot_server::config::Config;
 use serde_json::json as value;
 use sha2::{Digest as _, Sha256};
 use tonic::Streaming;
@@ -19,7 +20,7 @@ use crate::output::plain;
 /// Bytes of a SHA-256, with which every snapshot ends.
 const HASH_BYTES: usize = 32;
 
-/// Save the whole store to a file, look at such a file, or make a new data directory from it
+/// Back up the whole store of a member
 #[derive(Args)]
 pub struct SnapshotArgs {
     #[command(subcommand)]
@@ -40,13 +41,72 @@ Examples:
         /// The file to write
         file: PathBuf,
     },
+    /// Make the data directory of a new member from a saved snapshot
+    ///
+    /// Keys, history, revisions and leases are those of the snapshot. The member is alone in a
+    /// cluster of its own, so that it can never be mixed up with members of the old one.
+    #[command(after_help = "\
+Examples:
+  folkmoot snapshot restore backup.db --data-dir /var/lib/folkmoot
+  folkmoot snapshot restore backup.db --name a     into a.folkmoot
+  folkmoot serve --data-dir /var/lib/folkmoot      afterwards, to use it")]
+    Restore(RestoreArgs),
+}
+
+#[derive(Args)]
+struct RestoreArgs {
+    /// The saved snapshot
+    file: PathBuf,
+    /// The directory to make; it must not exist or be empty [default: <name>.folkmoot]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Name of the new member
+    #[arg(long, default_value = "default")]
+    name: String,
+    /// What other members will be told [default: http://localhost:2380]
+    #[arg(long, value_name = "URLS", value_delimiter = ',')]
+    initial_advertise_peer_urls: Vec<String>,
+    /// All members of the new cluster [default: this member alone]
+    #[arg(long, value_name = "NAME=URL,...", default_value = "", hide_default_value = true)]
+    initial_cluster: String,
+    /// Tells apart new clusters that have the same members
+    #[arg(long, value_name = "TEXT", default_value = "etcd-cluster")]
+    initial_cluster_token: String,
 }
 
 impl SnapshotArgs {
     pub(super) async fn run(self, context: &Context) -> Result<()> {
-        let SnapshotCommand::Save { file } = self.command;
-        save(context, &file).await
+        match self.command {
+            SnapshotCommand::Save { file } => save(context, &file).await,
+            SnapshotCommand::Restore(args) => restore(context, args),
+        }
     }
+}
+
+fn restore(context: &Context, args: RestoreArgs) -> Result<()> {
+    let data_dir = args.data_dir.unwrap_or_else(|| format!("{}.folkmoot", args.name).into());
+    let config = Config {
+        name: args.name,
+        data_dir,
+        initial_advertise_peer_urls: args.initial_advertise_peer_urls,
+        initial_cluster: args.initial_cluster,
+        initial_cluster_token: args.initial_cluster_token,
+        ..Config::default()
+    };
+    let restored =
+        folkmoot_server::restore(&args.file, &config).map_err(|error| Failure::new(error.to_string()))?;
+    let data_dir = config.data_dir.display();
+    context.printer.print(
+        || plain::lines([format!("Snapshot restored to {data_dir} at revision {}", restored.revision)]),
+        || {
+            value!({
+                "dataDir": data_dir.to_string(),
+                "revision": restored.revision,
+                "cluster_id": restored.cluster_id,
+                "member_id": restored.member_id,
+            })
+        },
+    )
 }
 
 struct Saved {

@@ -70,7 +70,11 @@ pub struct Server {
 impl Server {
     /// Starts it and waits until it serves.
     pub fn start() -> Self {
-        let folder = tempfile::tempdir().expect("there is room for a folder");
+        Self::start_in(tempfile::tempdir().expect("there is room for a folder"))
+    }
+
+    /// Starts it in the folder, with `data` as its data directory.
+    pub fn start_in(folder: tempfile::TempDir) -> Self {
         let mut command =
             folkmoot(["serve", "--listen-client-urls", "http://127.0.0.1:0", "--unsafe-no-fsync"]);
         command.arg("--data-dir").arg(folder.path().join("data"));

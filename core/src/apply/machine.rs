@@ -16,7 +16,7 @@ use crate::lease::{self, Leases};
 use crate::mvcc::{self, Store};
 use crate::node::Reply;
 use crate::raft::CommittedEntry;
-use crate::types::{LeaseId, MemberId, Term};
+use crate::types::{LeaseId, LogIndex, MemberId, Term};
 
 /// What applying brought about, in order.
 #[derive(Debug)]
@@ -138,7 +138,7 @@ impl Machine {
         } else {
             let Entry { origin, boot, commands } = Entry::decode(entry.data)?;
             for (request, command) in commands {
-                let result = match self.execute(command, entry.term, effects) {
+                let result = match self.execute(command, (entry.index, entry.term), effects) {
                     Ok(reply) => Ok(reply),
                     Err(Failure::Answer(error)) => Err(error),
                     Err(Failure::Fatal(fatal)) => return Err(fatal),
@@ -151,7 +151,12 @@ impl Machine {
         Ok(())
     }
 
-    fn execute(&mut self, command: Command, term: Term, effects: &mut Vec<Effect>) -> Result<Reply, Failure> {
+    fn execute(
+        &mut self,
+        command: Command,
+        (index, term): (LogIndex, Term),
+        effects: &mut Vec<Effect>,
+    ) -> Result<Reply, Failure> {
         let Command { kind, body } = command;
         match kind {
             Kind::Put => {
@@ -192,7 +197,7 @@ impl Machine {
             Kind::LeaseGrant => {
                 let (id, ttl) = codec::lease::decode_grant(body)?;
                 gate::pass(&self.alarms, kind, true)?;
-                self.grant(id, ttl, effects)
+                self.grant(id, ttl, index, effects)
             }
             Kind::LeaseRevoke => {
                 let id = codec::lease::decode_revoke(body)?;
@@ -201,15 +206,15 @@ impl Machine {
                 Ok(Reply::LeaseRevoke { revision: self.store.revision() })
             }
             Kind::LeaseExpire => {
-                let (proposed_in, ids) = codec::lease::decode_expire(body)?;
+                let (proposed_in, leases) = codec::lease::decode_expire(body)?;
                 gate::pass(&self.alarms, kind, false)?;
                 // A leader that was replaced meanwhile must not end leases that the next one
                 // has renewed (etcd #15247): its proposal carries the term it led.
                 if proposed_in == term {
-                    for id in ids {
-                        match self.revoke(id, effects) {
-                            Ok(()) | Err(Failure::Answer(Error::LeaseNotFound)) => {}
-                            Err(other) => return Err(other),
+                    for (id, granted_at) in leases {
+                        // A lease that was revoked and granted anew meanwhile is another one.
+                        if self.leases.get(id).is_some_and(|lease| lease.granted_at == granted_at) {
+                            self.revoke(id, effects)?;
                         }
                     }
                 }
@@ -243,12 +248,13 @@ impl Machine {
         }
     }
 
-    fn grant(&mut self, id: i64, ttl: i64, effects: &mut Vec<Effect>) -> Result<Reply, Failure> {
+    fn grant(&mut self, id: i64, ttl: i64, index: LogIndex, effects: &mut Vec<Effect>) -> Result<Reply, Failure> {
         // Ids are filled in before a grant enters the log.
         let id = LeaseId::from_wire(id).ok_or(Error::LeaseNotFound)?;
         // The minimum depends on a member's election timeout, so it was applied before the grant
         // entered the log; here 1 second is the floor.
         let ttl = self.leases.grant(id, ttl, 1)?;
+        self.leases.granted_at(id, index);
         self.write_lease(id);
         effects.push(Effect::LeaseGranted(id));
         Ok(Reply::LeaseGrant { id, ttl, revision: self.store.revision() })

@@ -6,7 +6,7 @@ use prost::Message as _;
 
 use crate::command::{Command, Kind};
 use crate::error::Fatal;
-use crate::types::{LeaseId, Term};
+use crate::types::{LeaseId, LogIndex, Term};
 
 fn unreadable(what: &str) -> Fatal {
     Fatal::Entry(format!("a {what} command cannot be decoded"))
@@ -35,27 +35,30 @@ pub fn decode_revoke(body: Bytes) -> Result<i64, Fatal> {
     Ok(pb::LeaseRevokeRequest::decode(body).map_err(|_| unreadable("lease revoke"))?.id)
 }
 
-/// The end of leases whose time is up, proposed by the leader of `term`.
-pub fn expire(term: Term, ids: &[LeaseId]) -> Command {
-    let mut body = BytesMut::with_capacity(8 + 8 * ids.len());
+/// The end of leases whose time is up, each with the log entry that granted it, proposed by the
+/// leader of `term`.
+pub fn expire(term: Term, leases: &[(LeaseId, LogIndex)]) -> Command {
+    let mut body = BytesMut::with_capacity(8 + 16 * leases.len());
     body.put_u64_le(term.0);
-    for id in ids {
+    for (id, granted_at) in leases {
         body.put_i64_le(id.get());
+        body.put_u64_le(granted_at.0);
     }
     Command { kind: Kind::LeaseExpire, body: body.freeze() }
 }
 
 /// Reads the proposing term and the leases.
-pub fn decode_expire(mut body: Bytes) -> Result<(Term, Vec<LeaseId>), Fatal> {
-    if body.len() < 8 || !body.len().is_multiple_of(8) {
+pub fn decode_expire(mut body: Bytes) -> Result<(Term, Vec<(LeaseId, LogIndex)>), Fatal> {
+    if body.len() % 16 != 8 {
         return Err(unreadable("lease expiry"));
     }
     let term = Term(body.get_u64_le());
-    let mut ids = Vec::with_capacity(body.len() / 8);
+    let mut leases = Vec::with_capacity(body.len() / 16);
     while body.has_remaining() {
-        ids.push(LeaseId::from_wire(body.get_i64_le()).ok_or_else(|| unreadable("lease expiry"))?);
+        let id = LeaseId::from_wire(body.get_i64_le()).ok_or_else(|| unreadable("lease expiry"))?;
+        leases.push((id, LogIndex(body.get_u64_le())));
     }
-    Ok((term, ids))
+    Ok((term, leases))
 }
 
 /// Remaining times to live that the leader wants remembered.
@@ -84,9 +87,10 @@ mod tests {
 
     #[test]
     fn expiries_read_back_and_torn_ones_are_refused() {
-        let ids: Vec<_> = [5, -7].into_iter().filter_map(LeaseId::from_wire).collect();
-        let command = expire(Term(9), &ids);
-        assert_eq!(decode_expire(command.body.clone()).unwrap(), (Term(9), ids));
+        let ids = [5, -7].into_iter().filter_map(LeaseId::from_wire);
+        let leases: Vec<_> = ids.map(|id| (id, LogIndex(3))).collect();
+        let command = expire(Term(9), &leases);
+        assert_eq!(decode_expire(command.body.clone()).unwrap(), (Term(9), leases));
         assert!(decode_expire(command.body.slice(..11)).is_err());
         assert!(decode_expire(Bytes::new()).is_err());
     }

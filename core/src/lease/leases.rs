@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::env::{Engine, Family, for_each_row};
 use crate::error::{Error, Fatal};
 use crate::limits::LEASE_TTL_MAX;
-use crate::types::LeaseId;
+use crate::types::{LeaseId, LogIndex};
 
 use super::keys::LeaseKeys;
 use super::rows;
@@ -25,12 +25,15 @@ pub struct Lease {
     /// Seconds that were left at the last checkpoint, 0 when there is none. A new leader counts
     /// from here.
     pub remaining_ttl: i64,
+    /// The log entry that granted it. A lease that is granted again under an old id differs from
+    /// the old one in this.
+    pub granted_at: LogIndex,
     keys: LeaseKeys,
 }
 
 impl Lease {
-    pub(super) fn new(granted_ttl: i64, remaining_ttl: i64) -> Self {
-        Self { granted_ttl, remaining_ttl, keys: LeaseKeys::default() }
+    pub(super) fn new(granted_ttl: i64, remaining_ttl: i64, granted_at: LogIndex) -> Self {
+        Self { granted_ttl, remaining_ttl, granted_at, keys: LeaseKeys::default() }
     }
 
     /// The keys that are deleted with the lease.
@@ -90,8 +93,15 @@ impl Leases {
             return Err(Error::LeaseExist);
         }
         let granted = ttl_seconds.max(min_ttl).clamp(1, LEASE_TTL_MAX);
-        self.by_id.insert(id, Lease::new(granted, 0));
+        self.by_id.insert(id, Lease::new(granted, 0, LogIndex(0)));
         Ok(granted)
+    }
+
+    /// Notes which log entry granted a lease; without effect if there is no such lease.
+    pub fn granted_at(&mut self, id: LeaseId, index: LogIndex) {
+        if let Some(lease) = self.by_id.get_mut(&id) {
+            lease.granted_at = index;
+        }
     }
 
     /// Removes a lease and returns its keys in byte order, which the caller deletes.

@@ -1,7 +1,7 @@
 //! The bytes of a lease in [`crate::env::Family::Lease`].
 //!
 //! Key: the id, u64 big-endian (two's complement of a negative id). Value: granted time to live
-//! uv, checkpointed remainder uv (0 for none), both in seconds. The keys of a lease are not
+//! uv, checkpointed remainder uv (0 for none), both in seconds, log index of the grant uv. The keys of a lease are not
 //! stored here: every key's record names its lease.
 
 use bytes::Buf;
@@ -9,7 +9,7 @@ use bytes::Buf;
 use crate::command::{get_uv, put_uv};
 use crate::error::Fatal;
 use crate::limits::LEASE_TTL_MAX;
-use crate::types::LeaseId;
+use crate::types::{LeaseId, LogIndex};
 
 use super::Lease;
 
@@ -23,6 +23,7 @@ pub fn encode(lease: &Lease) -> Vec<u8> {
     let mut value = Vec::with_capacity(6);
     put_uv(&mut value, lease.granted_ttl.unsigned_abs());
     put_uv(&mut value, lease.remaining_ttl.unsigned_abs());
+    put_uv(&mut value, lease.granted_at.0);
     value
 }
 
@@ -46,10 +47,11 @@ pub fn decode(key: &[u8], value: &[u8]) -> Result<(LeaseId, Lease), Fatal> {
     };
     let granted_ttl = seconds()?;
     let remaining_ttl = seconds()?;
+    let granted_at = LogIndex(get_uv(&mut rest).ok_or_else(|| damaged("a bad value"))?);
     if granted_ttl == 0 || rest.has_remaining() {
         return Err(damaged("a bad value"));
     }
-    Ok((id, Lease::new(granted_ttl, remaining_ttl)))
+    Ok((id, Lease::new(granted_ttl, remaining_ttl, granted_at)))
 }
 
 #[cfg(test)]
@@ -63,9 +65,10 @@ mod tests {
             id in any::<i64>().prop_filter("no lease", |id| *id != 0),
             granted in 1..=LEASE_TTL_MAX,
             remaining in 0..=LEASE_TTL_MAX,
+            at in any::<u64>(),
         ) {
             let id = LeaseId::from_wire(id).expect("filtered");
-            let lease = Lease::new(granted, remaining);
+            let lease = Lease::new(granted, remaining, LogIndex(at));
             let (read_id, read) = decode(&key(id), &encode(&lease)).unwrap();
             prop_assert_eq!(read_id, id);
             prop_assert_eq!(read, lease);

@@ -45,7 +45,9 @@ struct Span {
 }
 
 impl Span {
-    /// Visits all versions from `from` on, in order.
+    /// Visits all versions, in order: those of the engine from `from` on, and the unstored ones.
+    /// The latter may already be in the engine, and the walk of physical compaction past them,
+    /// when their being stored has not been reported yet.
     fn each(
         &self,
         engine: &dyn Engine,
@@ -75,7 +77,7 @@ impl Span {
                 return Err(fatal);
             }
         }
-        for version in self.unstored.iter().filter(|version| version.revision >= from) {
+        for version in &self.unstored {
             let Version { revision, tombstone, create_revision, version, lease, prev, key, value } = version;
             visit(&Version {
                 revision: *revision,

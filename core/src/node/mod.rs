@@ -137,6 +137,9 @@ impl Node {
 
     /// When the next [`Input::Tick`] is due at the latest.
     pub fn next_wakeup(&self, now: Instant64) -> Instant64 {
+        if self.owner.has_more() && !self.stopped {
+            return now;
+        }
         [self.deadlines.next_wakeup(now), self.reads.retry_at()]
             .into_iter()
             .flatten()
@@ -274,7 +277,10 @@ impl Node {
         if due.is_empty() {
             return;
         }
-        let command = codec::lease::expire(self.owner.term(), &due);
+        let leases = self.machine.leases();
+        let granted: Vec<_> =
+            due.iter().filter_map(|id| Some((*id, leases.get(*id)?.granted_at))).collect();
+        let command = codec::lease::expire(self.owner.term(), &granted);
         if !self.owner.propose(vec![self.proposals.own_entry(&command)]) {
             self.deadlines.unmark(now, &due);
         }

@@ -546,3 +546,35 @@ fn raft_heartbeat(from: MemberId, to: MemberId, commit: u64) -> Bytes {
     message.set_msg_type(MessageType::MsgHeartbeat);
     message.encode_to_vec().into()
 }
+
+#[test]
+fn a_lease_granted_anew_under_an_old_id_outlives_the_end_of_the_old_one() {
+    let mut world = World::new(1);
+    grant(&mut world, 0, 7, 2).unwrap();
+    world.put(0, "old", "1", 7);
+    // The revoke, the new grant and the expiry of the old lease are in the log together.
+    world.hold_log = true;
+    let revoke = world.command(0, codec::lease::revoke(7));
+    let again = world.command(0, codec::lease::grant(7, 60));
+    world.pass(Duration::from_secs(4));
+    world.sync(0);
+    world.hold_log = false;
+    assert!(matches!(world.answer(0, revoke), Some(Ok(Reply::LeaseRevoke { .. }))));
+    assert!(matches!(world.answer(0, again), Some(Ok(Reply::LeaseGrant { .. }))));
+    let slot = world.put(0, "new", "1", 7);
+    assert!(matches!(world.answer(0, slot), Some(Ok(Reply::Put(_)))));
+    assert_eq!(world.get(0, "old"), None);
+}
+
+#[test]
+fn a_long_log_is_applied_in_pieces_after_a_restart() {
+    let mut world = World::new(1);
+    let large = "x".repeat(1 << 20);
+    for n in 0..20 {
+        world.put(0, &format!("k{n}"), &large, 0);
+    }
+    world.crash(0);
+    world.start(0);
+    assert_eq!(world.hosts[0].node.as_ref().unwrap().chain_hash().0, 21);
+    assert_eq!(world.get(0, "k19").map(|value| value.len()), Some(1 << 20));
+}

@@ -121,7 +121,7 @@ impl Owner {
             max_size_per_msg: 1 << 20,
             max_inflight_msgs: 256,
             max_uncommitted_size: limits::PENDING_BYTES_MAX as u64,
-            max_committed_size_per_ready: 8 << 20,
+            max_committed_size_per_ready: limits::COMMITTED_BYTES_PER_DRAIN as u64,
             ..raft::Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
@@ -227,12 +227,14 @@ impl Owner {
         self.raw.mut_store().compact(surplus);
     }
 
-    /// Collects everything that the inputs since the last call brought about.
+    /// Collects what the inputs since the last call brought about, up to some bytes of committed
+    /// entries; [`Self::has_more`] says whether that was all.
     pub fn drain(&mut self, out: &mut Drained) -> Result<(), Fatal> {
         let mut batch = BatchBuilder::new();
         let mut write = Unpersisted { wal_number: 0, ready_number: 0, messages: Vec::new() };
         let (mut records, mut sync) = (false, false);
-        while self.raw.has_ready() {
+        let mut committed_bytes = 0;
+        while committed_bytes < limits::COMMITTED_BYTES_PER_DRAIN && self.raw.has_ready() {
             let mut ready = self.raw.ready();
             if !ready.snapshot().is_empty() {
                 return Err(Fatal::Raft("a snapshot arrived that this version cannot install".into()));
@@ -266,6 +268,7 @@ impl Owner {
                 }
             }
             for entry in ready.take_committed_entries() {
+                committed_bytes += entry.data.len();
                 out.committed.push(CommittedEntry {
                     index: LogIndex(entry.index),
                     term: Term(entry.term),
@@ -289,6 +292,11 @@ impl Owner {
             out.wal = Some((self.wal_number, batch.finish(), sync));
         }
         Ok(())
+    }
+
+    /// Whether another [`Self::drain`] would give something.
+    pub fn has_more(&self) -> bool {
+        self.raw.has_ready()
     }
 
     /// A `Ready` without anything to write is as durable as the last one before it.

@@ -104,7 +104,7 @@ impl Recovery {
     }
 
     /// Leaves out entries up to `index`, because the state machine has them durably, to save
-    /// memory. An entry below that would replace one of them is refused.
+    /// memory.
     pub fn discard_through(mut self, index: LogIndex) -> Self {
         self.discard_through = index;
         self
@@ -225,6 +225,13 @@ impl Recovery {
 
     fn keep_entry(&mut self, point: LogPoint, kind: u8, data: &[u8]) -> Result<(), ChainError> {
         let LogPoint { index, term } = point;
+        if index <= self.start.index && index <= self.discard_through {
+            // A later leader wrote over entries that were left out already. The chain has checked
+            // that it may; what it replaced is gone, and so is everything after it.
+            self.start = point;
+            self.entries.clear();
+            return Ok(());
+        }
         let start = self.start.index;
         let before = index
             .0

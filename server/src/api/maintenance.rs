@@ -82,7 +82,7 @@ impl Maintenance {
                 let target = major_minor(&request.version)
                     .ok_or_else(|| status(Error::WrongDowngradeVersionFormat))?;
                 self.node.read_index().await.map_err(status)?;
-                if target.0 != major || target.1 + 1 != minor {
+                if target.0 != major || target.1.checked_add(1) != Some(minor) {
                     return Err(status(Error::InvalidDowngradeTargetVersion));
                 }
             }

@@ -25,7 +25,7 @@ pub use cluster::Cluster;
 pub use election::Election;
 pub use header::{bare_header, header};
 pub use health::Health;
-pub use interceptor::check_call;
+pub use interceptor::{check_call, requires_leader};
 pub use kv::Kv;
 pub use lease::Lease;
 pub use lock::Lock;

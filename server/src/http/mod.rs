@@ -5,7 +5,9 @@
 //! does what gRPC asks of a unary call and nothing more; everything else goes through tonic.
 //! Refuses: deciding anything about the content of a call.
 
+mod authority;
 mod body;
+mod hpack;
 mod plain;
 mod router;
 mod serve;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use folkmoot_core::error::Error;
 use folkmoot_proto::etcdserverpb as pb;
 use folkmoot_proto::etcdserverpb::auth_server::AuthServer;
 use folkmoot_proto::etcdserverpb::cluster_server::ClusterServer;
@@ -144,6 +145,7 @@ impl Services {
     }
 
     async fn by_tonic(&self, request: Request<Incoming>) -> Response<ResponseBody> {
+        let needs_leader = api::requires_leader(request.headers());
         let path = request.uri().path();
         let (service, method) = path.get(1..).and_then(|path| path.rsplit_once('/')).unwrap_or((path, ""));
         let (service, method) = (service.to_owned(), method.to_owned());
@@ -161,7 +163,22 @@ impl Services {
             _ => return failed(Status::unimplemented(format!("unknown service {service}"))),
         };
         let Ok(response) = result;
-        reworded(response, &service, &method).map(ResponseBody::Tonic)
+        reworded(response, &service, &method).map(|body| match needs_leader {
+            true => ResponseBody::until(body, self.leader_lost()),
+            false => ResponseBody::Tonic(body),
+        })
+    }
+
+    /// Waits until this member has been without a leader for a while.
+    fn leader_lost(&self) -> impl Future<Output = Status> + Send + 'static {
+        let mut leaderless = self.node.leaderless();
+        async move {
+            if leaderless.wait_for(|leaderless| *leaderless).await.is_err() {
+                // The server is going down and ends its streams by itself.
+                std::future::pending::<()>().await;
+            }
+            api::status(Error::NoLeader)
+        }
     }
 
     async fn watch(&self, request: Request<Incoming>) -> Response<tonic::body::Body> {

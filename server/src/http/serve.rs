@@ -7,6 +7,7 @@ use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::authority::AnyAuthority;
 use super::router::Router;
 
 /// Bytes a client may send on one stream before we read them.
@@ -14,7 +15,7 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// The same for a whole connection.
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Streams a client may open and reset before we have accepted them (rapid reset, CVE-2023-44487).
-const PENDING_RESET_STREAMS_MAX: usize = 128;
+const PENDING_RESET_STREAMS_MAX: usize = 1024;
 
 /// How connections are served.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +60,7 @@ impl Connection {
             .keep_alive_timeout(self.options.keepalive_timeout)
             .auto_date_header(false);
         builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(300));
-        let connection = builder.serve_connection(TokioIo::new(self.stream), self.router);
+        let connection = builder.serve_connection(TokioIo::new(AnyAuthority::new(self.stream)), self.router);
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,

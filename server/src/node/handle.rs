@@ -41,6 +41,8 @@ pub struct Shared {
     pub inbox: Arc<Inbox>,
     /// Told when the member cannot go on.
     pub fate: Fate,
+    /// True while this member has been without a leader for a while.
+    pub leaderless: watch::Receiver<bool>,
     /// Turns true when the server stops serving.
     pub stopping: watch::Receiver<bool>,
 }
@@ -128,6 +130,12 @@ impl NodeHandle {
     /// Opens a watch stream.
     pub fn watch(&self) -> Session {
         Session::open(self.shared.hub.clone(), Arc::clone(&self.wake_port))
+    }
+
+    /// True while this member has been without a leader for a while: streams of clients that need
+    /// one end then.
+    pub fn leaderless(&self) -> watch::Receiver<bool> {
+        self.shared.leaderless.clone()
     }
 
     /// Turns true when the server stops serving: streams end then.

@@ -22,8 +22,9 @@ pub enum WalJob {
 }
 
 /// Works until all senders are gone or the disk failed. A failed write or sync is never tried
-/// again: what the disk holds after one is unknown.
-pub fn run(mut wal: Wal, jobs: &Receiver<WalJob>, inbox: &Arc<Inbox>, fate: &Fate) {
+/// again: what the disk holds after one is unknown. Without `may_sync` nothing is ever synced, which
+/// is for tests only.
+pub fn run(mut wal: Wal, jobs: &Receiver<WalJob>, inbox: &Arc<Inbox>, fate: &Fate, may_sync: bool) {
     // While both cores are busy, a thread of ordinary priority waits milliseconds for its turn
     // after each sync, and with it everybody who waits for the log.
     if !boost_current_thread() {
@@ -43,7 +44,7 @@ pub fn run(mut wal: Wal, jobs: &Receiver<WalJob>, inbox: &Arc<Inbox>, fate: &Fat
             }
         }
         if let Some(number) = number {
-            if let Err(error) = wal.append(&batches, sync) {
+            if let Err(error) = wal.append(&batches, sync && may_sync) {
                 fate.fail("wal", &error);
                 inbox.close();
                 return;

@@ -6,7 +6,7 @@
 
 mod stream;
 
-use folkmoot_core::mvcc::{RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse};
+use folkmoot_core::mvcc::{Compare, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse};
 
 use crate::node::{CallError, NodeHandle};
 
@@ -31,12 +31,22 @@ pub async fn txn(node: &NodeHandle, request: TxnRequest) -> Result<TxnResponse, 
         RequestOp::Range(range) => is_light(node, range),
         _ => true,
     });
+    // Conditions on intervals are walks, too.
+    let light = light && request.compare.iter().all(|compare| is_light(node, &interval_of(compare)));
     let reader = node.reader().clone();
     let result = match light {
         true => reader.txn_read_only(&request),
         false => in_background(move || reader.txn_read_only(&request)).await,
     };
     result.map_err(|failure| node.failed(failure))
+}
+
+fn interval_of(compare: &Compare) -> RangeRequest {
+    RangeRequest {
+        key: compare.key.clone(),
+        range_end: compare.range_end.clone(),
+        ..RangeRequest::default()
+    }
 }
 
 fn is_light(node: &NodeHandle, request: &RangeRequest) -> bool {

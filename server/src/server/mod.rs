@@ -26,7 +26,6 @@ use crate::config::{Config, ConfigError, Settings};
 use crate::node::NodeHandle;
 use crate::runtimes::Runtimes;
 use crate::tasks::Fate;
-use crate::upkeep;
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
 use threads::Threads;
 
@@ -162,7 +161,6 @@ impl Server {
             );
             self.addresses.push(address);
         }
-        runtimes.spawn(upkeep::compact_from_time_to_time(self.node.clone()));
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use crate::node::{
 };
 use crate::runtimes::{self, RuntimeParts, Runtimes};
 use crate::tasks::{Fate, spawn_thread};
+use crate::upkeep;
 use crate::watch::{HubHandle, WakePort, hub_thread};
 
 /// The member's own threads and how each is told to end.
@@ -81,6 +82,7 @@ pub fn start(settings: Settings, opened: Opened) -> Result<Server, StartError> {
         (0..settings.runtime_threads).map(|index| Arc::new(Port::new(index as u8))).collect();
     let fate = Fate::default();
     let (stopping, stopped) = watch::channel(false);
+    let (leaderless_sender, leaderless) = watch::channel(false);
 
     let shared = Arc::new(Shared {
         cluster_id: identity.cluster_id,
@@ -93,6 +95,7 @@ pub fn start(settings: Settings, opened: Opened) -> Result<Server, StartError> {
         hub: hub.clone(),
         inbox: Arc::clone(&inbox),
         fate: fate.clone(),
+        leaderless,
         stopping: stopped.clone(),
     });
     let core = CoreThread {
@@ -126,8 +129,9 @@ pub fn start(settings: Settings, opened: Opened) -> Result<Server, StartError> {
         let ports = ports.clone();
         move || ports.iter().for_each(|port| port.stop())
     };
+    let may_sync = !shared.settings.config.unsafe_no_fsync;
     let (wal_inbox, wal_fate) = (Arc::clone(&inbox), fate.clone());
-    let wal_work = move || run_wal(wal, &wal_queue, &wal_inbox, &wal_fate);
+    let wal_work = move || run_wal(wal, &wal_queue, &wal_inbox, &wal_fate, may_sync);
     let (storage_fate, hub_fate) = (fate.clone(), fate.clone());
     let storage_work = move || storage_work.run(&reports, &storage_fate);
     let hub_work = move || hub_work.run(hub_state, &hub_fate);
@@ -151,15 +155,11 @@ pub fn start(settings: Settings, opened: Opened) -> Result<Server, StartError> {
         let parts = RuntimeParts { port, wake_port, node };
         runtimes.push(runtimes::start(number, parts, &fate, stopped.clone()).map_err(StartError::Thread)?);
     }
-    Ok(Server {
-        addresses: Vec::new(),
-        node: first.expect("settings name at least one runtime"),
-        fate,
-        stopping,
-        runtimes: Some(Runtimes::new(runtimes)),
-        threads,
-        _dir: dir,
-    })
+    let runtimes = Runtimes::new(runtimes);
+    let node = first.expect("settings name at least one runtime");
+    runtimes.spawn(upkeep::watch_for_a_leader(node.clone(), leaderless_sender));
+    runtimes.spawn(upkeep::compact_from_time_to_time(node.clone()));
+    Ok(Server { addresses: Vec::new(), node, fate, stopping, runtimes: Some(runtimes), threads, _dir: dir })
 }
 
 fn new_hub(settings: &Settings, reader: &Reader) -> Hub {

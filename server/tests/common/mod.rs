@@ -50,9 +50,13 @@ impl TestServer {
         tokio::task::spawn_blocking(|| server.shutdown()).await.expect("no panic").expect("no failure");
     }
 
+    pub fn start_again(&mut self) {
+        self.server = Some(Server::start(self.config.clone()).expect("the server starts again"));
+    }
+
     pub async fn restart(&mut self) {
         self.stop().await;
-        self.server = Some(Server::start(self.config.clone()).expect("the server starts again"));
+        self.start_again();
     }
 
     pub async fn channel(&self) -> Channel {
