@@ -248,7 +248,13 @@ impl Machine {
         }
     }
 
-    fn grant(&mut self, id: i64, ttl: i64, index: LogIndex, effects: &mut Vec<Effect>) -> Result<Reply, Failure> {
+    fn grant(
+        &mut self,
+        id: i64,
+        ttl: i64,
+        index: LogIndex,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Reply, Failure> {
         // Ids are filled in before a grant enters the log.
         let id = LeaseId::from_wire(id).ok_or(Error::LeaseNotFound)?;
         // The minimum depends on a member's election timeout, so it was applied before the grant

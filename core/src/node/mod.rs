@@ -278,8 +278,7 @@ impl Node {
             return;
         }
         let leases = self.machine.leases();
-        let granted: Vec<_> =
-            due.iter().filter_map(|id| Some((*id, leases.get(*id)?.granted_at))).collect();
+        let granted: Vec<_> = due.iter().filter_map(|id| Some((*id, leases.get(*id)?.granted_at))).collect();
         let command = codec::lease::expire(self.owner.term(), &granted);
         if !self.owner.propose(vec![self.proposals.own_entry(&command)]) {
             self.deadlines.unmark(now, &due);

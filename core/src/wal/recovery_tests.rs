@@ -497,3 +497,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn entries_that_a_later_leader_wrote_over_are_left_out_like_any_others() {
+    let mut writer = Writer::new();
+    writer.append(&entries(1..11, 1), true);
+    writer.rotate();
+    writer.append(&entries(8..13, 2), true);
+    let whole = writer.recover().unwrap();
+    for applied in 0..=13 {
+        let mut recovery = Recovery::new(identity()).discard_through(LogIndex(applied));
+        for (name, bytes) in &writer.segments {
+            recovery.segment(name, bytes).unwrap_or_else(|error| panic!("applied={applied}: {error}"));
+        }
+        let recovered = recovery.finish().unwrap();
+        let expected: Vec<_> =
+            whole.entries.iter().filter(|entry| entry.index.0 > applied).cloned().collect();
+        assert_eq!(recovered.entries, expected, "applied={applied}");
+        let term = match applied {
+            0 => 0,
+            1..8 => 1,
+            _ => 2,
+        };
+        let start = LogPoint { index: LogIndex(applied.min(12)), term: Term(term) };
+        assert_eq!(recovered.start, start, "applied={applied}");
+    }
+}

@@ -42,11 +42,7 @@ pub async fn txn(node: &NodeHandle, request: TxnRequest) -> Result<TxnResponse, 
 }
 
 fn interval_of(compare: &Compare) -> RangeRequest {
-    RangeRequest {
-        key: compare.key.clone(),
-        range_end: compare.range_end.clone(),
-        ..RangeRequest::default()
-    }
+    RangeRequest { key: compare.key.clone(), range_end: compare.range_end.clone(), ..RangeRequest::default() }
 }
 
 fn is_light(node: &NodeHandle, request: &RangeRequest) -> bool {
