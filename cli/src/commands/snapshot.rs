@@ -43,11 +43,13 @@ Examples:
     },
     /// Make the data directory of a new member from a saved snapshot
     ///
-    /// Keys, history, revisions and leases are those of the snapshot. The member is alone in a
-    /// cluster of its own, so that it can never be mixed up with members of the old one.
+    /// Keys, history, revisions and leases are those of the snapshot; the member is alone in its
+    /// cluster. Its number and the cluster's come from the peer URLs and the token, so give a token
+    /// that was not used before: then members of the old cluster cannot take it for their own.
     #[command(after_help = "\
 Examples:
-  folkmoot snapshot restore backup.db --data-dir /var/lib/folkmoot
+  folkmoot snapshot restore backup.db --data-dir /var/lib/folkmoot \\
+    --initial-cluster-token second
   folkmoot snapshot restore backup.db --name a     into a.folkmoot
   folkmoot serve --data-dir /var/lib/folkmoot      afterwards, to use it")]
     Restore(RestoreArgs),
