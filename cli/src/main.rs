@@ -43,7 +43,13 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     let (printer, context) = (cli.printer(), cli.context());
     match cli.command {
-        Command::Serve(args) => args.run(),
+        Command::Serve(args) => {
+            // The allocator reserves memory in large pieces and touches little of each; as huge
+            // pages they would all be resident. Where this is not possible, memory is all it costs.
+            #[cfg(target_os = "linux")]
+            let _ = rustix::thread::disable_transparent_huge_pages(true);
+            args.run()
+        }
         Command::Completion(args) => args.run::<Cli>(printer),
         Command::Version(args) => args.run(printer),
         Command::Client(command) => tokio::runtime::Builder::new_current_thread()

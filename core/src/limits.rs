@@ -46,9 +46,9 @@ pub const TIME_BETWEEN_FLUSHES: Duration = Duration::from_secs(60);
 /// Leases revoked by one log entry.
 pub const LEASE_REVOKE_IDS_MAX: usize = 4_096;
 /// Values kept in memory beside the index, by default.
-pub const VALUE_CACHE_BYTES_DEFAULT: usize = 64 << 20;
+pub const VALUE_CACHE_BYTES_DEFAULT: usize = 32 << 20;
 /// Recent events kept in memory for watchers that lag.
-pub const WATCH_RING_BYTES: usize = 64 << 20;
+pub const WATCH_RING_BYTES: usize = 16 << 20;
 /// Events waiting for one stream.
 pub const WATCH_OUTBOX_BYTES: usize = 256 * 1024;
 /// Revisions that one catch-up read may cover.

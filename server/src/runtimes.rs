@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
@@ -23,6 +24,11 @@ use crate::watch::WakePort;
 const GRACE: Duration = Duration::from_millis(500);
 /// Pause after an accept that failed, mostly for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Files that connections leave to the engine (`RocksOptions::max_open_files`), the log and whatever
+/// else the process opens.
+const RESERVED_FILES: usize = 512 + 150;
+/// Connections that are served even where the limit of open files is very low.
+const CONNECTIONS_MIN: usize = 64;
 /// Threads for long reads of one runtime.
 const BLOCKING_THREADS_MAX: usize = 4;
 
@@ -184,12 +190,30 @@ impl Runtimes {
     }
 }
 
+/// How many connections may be open: the limit of open files less what the log and the engine need,
+/// which must not fail because clients hold everything.
+fn connections_max() -> usize {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(RESERVED_FILES).max(CONNECTIONS_MIN)
+}
+
 async fn accept_all(listener: &tokio::net::TcpListener, lanes: &[Lane], mut stopping: watch::Receiver<bool>) {
+    let connections_max = connections_max();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stopping.wait_for(|stopping| *stopping) => return,
         };
+        let open: usize = lanes.iter().map(|lane| lane.open_count.load(Ordering::Relaxed)).sum();
+        if open >= connections_max && accepted.is_ok() {
+            tracing::warn!(
+                connections = open,
+                "a connection was refused because too many are open; raise the limit of open files"
+            );
+            drop(accepted);
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        }
         let dealt = accepted.and_then(|(stream, _)| deal(stream.into_std()?, lanes));
         if let Err(error) = dealt {
             tracing::warn!(%error, "a connection could not be accepted");

@@ -1,7 +1,7 @@
 //! Keys: `get`, `put`, `del` and `compact`.
 
 use std::ffi::OsString;
-use std::io::{self, Read as _};
+use std::io::{self, IsTerminal as _, Read as _};
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
@@ -215,6 +215,11 @@ impl PutArgs {
 
     pub(super) async fn run(self, context: &Context) -> Result<()> {
         let request = self.request(|| {
+            if stdin_is_null()? {
+                return Err(Failure::usage(
+                    "a value is needed: as the second argument, or on standard input",
+                ));
+            }
             let mut value = Vec::new();
             io::stdin().lock().read_to_end(&mut value)?;
             Ok(value.into())
@@ -223,6 +228,14 @@ impl PutArgs {
         let response = client.answer(client.kv().put(request)).await?;
         context.printer.print(|| plain::put(&response), || json::put(&response))
     }
+}
+
+/// Whether standard input is a device such as /dev/null, which programs in the background are
+/// given: an empty value was hardly meant. A terminal is fine: somebody types.
+fn stdin_is_null() -> Result<bool> {
+    let kind =
+        rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(io::stdin()).map_err(io::Error::from)?.st_mode);
+    Ok(kind == rustix::fs::FileType::CharacterDevice && !io::stdin().is_terminal())
 }
 
 /// Delete keys and show how many there were

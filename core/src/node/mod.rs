@@ -234,11 +234,7 @@ impl Node {
             },
             _ => command,
         };
-        let taken = match self.upkeep.is_behind() {
-            true => Err(Error::TooManyRequests),
-            false => self.proposals.push(slot, command),
-        };
-        if let Err(error) = taken {
+        if let Err(error) = self.proposals.push(slot, command) {
             self.replies.push((slot, Err(error)));
         }
     }
@@ -251,7 +247,8 @@ impl Node {
     }
 
     fn propose_waiting(&mut self) {
-        if self.owner.role() != Role::Leader || !self.proposals.has_waiting() {
+        // While the engine is far behind, commands wait in their bounded queue.
+        if self.owner.role() != Role::Leader || !self.proposals.has_waiting() || self.upkeep.is_behind() {
             return;
         }
         let (first, entries) = self.proposals.take_entries(self.owner.term());

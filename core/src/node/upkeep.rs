@@ -68,7 +68,7 @@ impl Upkeep {
         self.purge_to = Some(index);
     }
 
-    /// Whether so much waits for the engine that new commands are refused.
+    /// Whether so much waits for the engine that new commands have to wait, too.
     pub fn is_behind(&self) -> bool {
         self.unstored_bytes > limits::UNSTORED_BYTES_MAX
     }

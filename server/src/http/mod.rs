@@ -7,6 +7,7 @@
 
 mod authority;
 mod body;
+mod deadline;
 mod hpack;
 mod plain;
 mod router;

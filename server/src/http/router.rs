@@ -24,7 +24,7 @@ use tower::Service as _;
 
 use super::body::{Answer, ResponseBody};
 use super::unary::{self, Received, failed, receive};
-use super::{plain, reworded};
+use super::{deadline, plain, reworded};
 use crate::api;
 use crate::node::NodeHandle;
 use crate::read::in_background;
@@ -95,6 +95,18 @@ impl hyper::service::Service<Request<Incoming>> for Router {
 
 impl Services {
     async fn answer(&self, request: Request<Incoming>) -> Response<ResponseBody> {
+        let exceeded = || failed(Status::deadline_exceeded("context deadline exceeded"));
+        match deadline::time_left(request.headers()) {
+            Ok(None) => self.dispatch(request).await,
+            Ok(Some(Duration::ZERO)) => exceeded(),
+            Ok(Some(left)) => {
+                tokio::time::timeout(left, self.dispatch(request)).await.unwrap_or_else(|_| exceeded())
+            }
+            Err(status) => failed(status),
+        }
+    }
+
+    async fn dispatch(&self, request: Request<Incoming>) -> Response<ResponseBody> {
         if !is_grpc(request.headers()) {
             let (head, _) = request.into_parts();
             return plain::answer(&self.node, &head.method, &head.uri).await;
@@ -196,5 +208,8 @@ async fn frame<A: Message + 'static>(answer: A) -> bytes::Bytes {
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+    kind.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }

@@ -61,6 +61,9 @@ pub fn undecodable(error: &str) -> Status {
     Status::internal(format!("grpc: error unmarshalling request: {reason}"))
 }
 
+/// Buffer for a message that comes in several frames; it grows with what arrives.
+const FIRST_BUFFER_BYTES: usize = 64 * 1024;
+
 async fn receive_bytes(body: &mut Incoming, limit: usize) -> Result<Bytes, Status> {
     let Some(mut first) = next_data(body).await? else {
         return Err(Status::internal("grpc: the request carries no message"));
@@ -88,7 +91,9 @@ async fn receive_bytes(body: &mut Incoming, limit: usize) -> Result<Bytes, Statu
     }
     let mut message = first.split_off(PREFIX_BYTES);
     if message.len() < length {
-        let mut gathered = BytesMut::with_capacity(length);
+        // The announced length is not believed before its bytes are here: announcing costs a
+        // client nothing.
+        let mut gathered = BytesMut::with_capacity(length.min(FIRST_BUFFER_BYTES));
         gathered.extend_from_slice(&message);
         while gathered.len() < length {
             gathered.extend_from_slice(&next_data(body).await?.ok_or_else(cut_short)?);

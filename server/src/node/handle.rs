@@ -1,15 +1,17 @@
 //! The one thing that the API rooms know of the member.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use folkmoot_core::command::Command;
 use folkmoot_core::error::{Error, Failure};
+use folkmoot_core::limits;
 use folkmoot_core::mvcc::Reader;
 use folkmoot_core::node::{Input, Reply, Slot};
 use folkmoot_core::types::{ClusterId, LeaseId, MemberId};
 use folkmoot_storage::DataDir;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::inbox::{Inbox, Refused};
 use super::published::Published;
@@ -18,6 +20,15 @@ use super::storage_thread::StorageHandle;
 use crate::config::Settings;
 use crate::tasks::Fate;
 use crate::watch::{HubHandle, Session, WakePort};
+
+/// Commands up to this size are not counted in bytes.
+const SMALL_COMMAND_BYTES: usize = 4096;
+/// The unit in which larger ones are.
+const ROOM_UNIT_BYTES: usize = 1024;
+/// Half of what the core takes, so that small commands always find room.
+pub const ROOM_UNITS: usize = limits::PENDING_BYTES_MAX / 2 / ROOM_UNIT_BYTES;
+/// Pause before another look at a hub that has too many events to work on.
+const HUB_PAUSE: Duration = Duration::from_millis(5);
 
 /// What all handles of one member share.
 pub struct Shared {
@@ -37,6 +48,8 @@ pub struct Shared {
     pub storage: StorageHandle,
     /// The watch hub's thread.
     pub hub: HubHandle,
+    /// Room for large commands on their way, in [`ROOM_UNITS`].
+    pub room: Semaphore,
     /// The core thread's inbox.
     pub inbox: Arc<Inbox>,
     /// Told when the member cannot go on.
@@ -161,14 +174,35 @@ impl NodeHandle {
     /// The command's own, `TooManyRequests` at once, `Stopped`; `Timeout` or `DeadlineExceeded`
     /// when nothing came in time, and then the command may still take effect.
     pub async fn propose(&self, command: Command) -> Result<Reply, CallError> {
-        if self.shared.hub.is_behind() {
-            return Err(CallError::Answer(Error::TooManyRequests));
-        }
+        let _room = self.room_for(command.body.len()).await?;
         match self.ask(|slot| Input::Propose { slot, command }).await {
             Ok(reply) => Ok(reply),
             Err(WaitEnd::Answer(error)) => Err(CallError::Answer(error)),
             Err(WaitEnd::Expired) if self.status().leader().is_none() => Err(CallError::DeadlineExceeded),
             Err(WaitEnd::Expired) => Err(CallError::Answer(Error::Timeout)),
+        }
+    }
+
+    /// Waits until a large command may go on: together they may hold only so many bytes on their
+    /// way. Small ones are bounded by their number alone.
+    ///
+    /// # Errors
+    /// `TooManyRequests` when there was no room for as long as a request may take.
+    async fn room_for(&self, bytes: usize) -> Result<Option<SemaphorePermit<'_>>, CallError> {
+        if bytes <= SMALL_COMMAND_BYTES && !self.shared.hub.is_behind() {
+            return Ok(None);
+        }
+        let units = u32::try_from(bytes.div_ceil(ROOM_UNIT_BYTES).min(ROOM_UNITS)).unwrap_or(u32::MAX);
+        let room = async {
+            while self.shared.hub.is_behind() {
+                tokio::time::sleep(HUB_PAUSE).await;
+            }
+            self.shared.room.acquire_many(units).await
+        };
+        match tokio::time::timeout(self.settings().request_timeout, room).await {
+            Ok(Ok(permit)) => Ok(Some(permit)),
+            Ok(Err(_)) => Err(CallError::Answer(Error::Stopped)),
+            Err(_) => Err(CallError::Answer(Error::TooManyRequests)),
         }
     }
 

@@ -14,7 +14,7 @@ mod storage_thread;
 mod wal_thread;
 
 pub use core_thread::CoreThread;
-pub use handle::{CallError, LeaseInfo, NodeHandle, Shared};
+pub use handle::{CallError, LeaseInfo, NodeHandle, ROOM_UNITS, Shared};
 pub use inbox::Inbox;
 pub use published::Published;
 pub use slots::Port;

@@ -93,6 +93,7 @@ pub fn start(settings: Settings, opened: Opened) -> Result<Server, StartError> {
         dir: Arc::clone(&dir),
         storage: storage.clone(),
         hub: hub.clone(),
+        room: tokio::sync::Semaphore::new(crate::node::ROOM_UNITS),
         inbox: Arc::clone(&inbox),
         fate: fate.clone(),
         leaderless,
