@@ -26,5 +26,6 @@ mod tasks;
 mod upkeep;
 
 pub use config::Config;
+pub use folkmoot_storage::archive::{ArchiveSummary, verify_archive};
 pub use restore::{RestoreError, Restored, restore};
 pub use server::{RunError, Server, StartError, run};

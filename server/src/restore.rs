@@ -1,7 +1,8 @@
 //! A new member from a backup archive.
 //!
-//! The keys, their history and the leases come back as they were; the member and the cluster are
-//! new ones, so that the restored store can never be taken for the one the backup was made of.
+//! The keys, their history and the leases come back as they were. The member is alone in its
+//! cluster; both take their ids from the peer URLs and the cluster token, so a token that was not
+//! used before keeps the restored store from being taken for the one the backup was made of.
 //! Alarms are left behind: they were about members that do not exist any more.
 
 use std::path::Path;

@@ -1,8 +1,8 @@
-//! Backups: `snapshot save` and `restore`.
+//! Backups: `snapshot save`, `status` and `restore`.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write as _};
+use std::io::{BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -39,6 +39,15 @@ Examples:
   folkmoot snapshot save backup.db -w json         with size and checksum")]
     Save {
         /// The file to write
+        file: PathBuf,
+    },
+    /// Check a saved snapshot and show what is in it
+    #[command(after_help = "\
+Examples:
+  folkmoot snapshot status backup.db
+  folkmoot snapshot status backup.db -w json")]
+    Status {
+        /// The saved snapshot
         file: PathBuf,
     },
     /// Make the data directory of a new member from a saved snapshot
@@ -80,9 +89,38 @@ impl SnapshotArgs {
     pub(super) async fn run(self, context: &Context) -> Result<()> {
         match self.command {
             SnapshotCommand::Save { file } => save(context, &file).await,
+            SnapshotCommand::Status { file } => status(context, &file),
             SnapshotCommand::Restore(args) => restore(context, args),
         }
     }
+}
+
+fn status(context: &Context, path: &Path) -> Result<()> {
+    let file = File::open(path).map_err(|error| about(path, &error))?;
+    let summary = folkmoot_server::verify_archive(BufReader::new(file))
+        .map_err(|error| Failure::new(format!("{error}; file={}", path.display())))?;
+    let (revision, keys) = (summary.header.revision, summary.rows());
+    let checked = if summary.has_digest { "whole" } else { "whole, without a checksum of its own" };
+    context.printer.print(
+        || {
+            let size = summary.bytes;
+            plain::lines([format!(
+                "{checked}: revision {revision}, {keys} rows, {size} bytes, sha256 {}",
+                hex(&summary.sha256)
+            )])
+        },
+        || {
+            value!({
+                "revision": revision,
+                "totalRows": keys,
+                "totalSize": summary.bytes,
+                "sha256": hex(&summary.sha256),
+                "hasChecksum": summary.has_digest,
+                "cluster_id": summary.header.cluster_id.0,
+                "member_id": summary.header.member_id.0,
+            })
+        },
+    )
 }
 
 fn restore(context: &Context, args: RestoreArgs) -> Result<()> {

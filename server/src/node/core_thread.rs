@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 use folkmoot_core::error::{Error, Fatal};
 use folkmoot_core::node::{Input, Node, Output, Reply, Slot};
+use folkmoot_storage::boost_current_thread;
 
 use super::clock;
 use super::inbox::Inbox;
@@ -45,6 +46,11 @@ pub struct CoreThread {
 impl CoreThread {
     /// Works until the inbox is closed or the member failed.
     pub fn run(mut self) {
+        // Every request waits for this thread twice; it must not wait for a processor behind work
+        // that can.
+        if !boost_current_thread() {
+            tracing::debug!("the core thread runs with ordinary priority");
+        }
         let mut inputs = Vec::new();
         let mut outputs = Vec::new();
         let mut answers: Vec<Vec<(Slot, Result<Reply, Error>)>> =
