@@ -9,7 +9,6 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 use folkmoot_core::error::{Error, Fatal};
 use folkmoot_core::node::{Input, Node, Output, Reply, Slot};
-use folkmoot_storage::boost_current_thread;
 
 use super::clock;
 use super::inbox::Inbox;
@@ -46,11 +45,8 @@ pub struct CoreThread {
 impl CoreThread {
     /// Works until the inbox is closed or the member failed.
     pub fn run(mut self) {
-        // Every request waits for this thread twice; it must not wait for a processor behind work
-        // that can.
-        if !boost_current_thread() {
-            tracing::debug!("the core thread runs with ordinary priority");
-        }
+        // Of ordinary priority on purpose. A core thread that interrupts the runtimes at every
+        // request finds fewer of them to work on together, which costs more than the wait.
         let mut inputs = Vec::new();
         let mut outputs = Vec::new();
         let mut answers: Vec<Vec<(Slot, Result<Reply, Error>)>> =
