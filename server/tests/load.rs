@@ -165,3 +165,70 @@ async fn a_range_far_larger_than_a_message_of_requests_comes_whole() {
     assert_eq!(answer.kvs.len(), 40);
     assert!(answer.kvs.iter().all(|kv| kv.value.len() == 1_000_000));
 }
+
+#[tokio::test]
+async fn large_values_of_many_clients_wait_for_room_and_are_all_written() {
+    const CLIENTS: usize = 120;
+    let server = TestServer::start();
+    let value = "x".repeat(1 << 20);
+    let mut clients = tokio::task::JoinSet::new();
+    for number in 0..CLIENTS {
+        let mut kv = server.kv().await;
+        let request = put_request(&format!("large/{number}"), &value);
+        clients.spawn(async move { kv.put(request).await });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended.unwrap().expect("is not refused");
+    }
+    let all = pb::RangeRequest {
+        key: bytes("large/"),
+        range_end: bytes("large0"),
+        count_only: true,
+        ..Default::default()
+    };
+    assert_eq!(server.kv().await.range(all).await.unwrap().into_inner().count as usize, CLIENTS);
+}
+
+#[tokio::test]
+async fn a_call_whose_time_is_up_is_not_carried_out() {
+    let server = TestServer::start();
+    let mut kv = server.kv().await;
+    let mut request = tonic::Request::new(put_request("late", "x"));
+    request.metadata_mut().insert("grpc-timeout", "0n".parse().unwrap());
+    let status = kv.put(request).await.expect_err("has no time");
+    assert_eq!((status.code(), status.message()), (Code::DeadlineExceeded, "context deadline exceeded"));
+    assert_eq!(get(&mut kv, "late").await, None);
+}
+
+#[tokio::test]
+async fn a_place_in_the_queue_of_a_lock_goes_with_the_time_of_who_asked_for_it() {
+    let server = TestServer::start();
+    let ask = |millis: &str| {
+        let lock = folkmoot_proto::v3lockpb::LockRequest { name: bytes("queue"), lease: 0 };
+        let mut request = tonic::Request::new(lock);
+        request.metadata_mut().insert("grpc-timeout", millis.parse().unwrap());
+        request
+    };
+    server.lock().await.lock(ask("5000m")).await.expect("nobody holds it");
+    server.lock().await.lock(ask("100m")).await.expect_err("is held");
+    // The key of the second is removed behind its answer: wait for the deletion, not for time.
+    let mut watcher = server.watcher().await;
+    watcher
+        .create(pb::WatchCreateRequest {
+            key: bytes("queue/"),
+            range_end: bytes("queue0"),
+            start_revision: 2,
+            ..Default::default()
+        })
+        .await;
+    loop {
+        let response = watcher.next().await;
+        if response
+            .events
+            .iter()
+            .any(|event| event.r#type == folkmoot_proto::mvccpb::event::EventType::Delete as i32)
+        {
+            break;
+        }
+    }
+}

@@ -222,7 +222,7 @@ async fn plain_http_on_the_same_port_tells_health_and_version() {
     let (_, body) = http(&server, "GET /livez?verbose").await;
     assert_eq!(body, "[+]serializable_read ok\nok\n");
     let (_, body) = http(&server, "GET /version").await;
-    assert_eq!(body, "{\"etcdcluster\":\"3.6.0\",\"etcdserver\":\"3.6.0\",\"storage\":\"3.6.0\"}");
+    assert_eq!(body, "{\"etcdserver\":\"3.6.0\",\"etcdcluster\":\"3.6.0\",\"storage\":\"3.6.0\"}");
     let (head, body) = http(&server, "POST /health").await;
     assert!(head.starts_with("HTTP/1.1 405") && head.to_lowercase().contains("allow: get"), "{head}");
     assert_eq!(body, "Method Not Allowed\n");

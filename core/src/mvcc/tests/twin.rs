@@ -148,14 +148,14 @@ impl Twin {
         }
     }
 
-    fn check_put(&self, request: &PutRequest) -> Result<(), Error> {
-        if request.lease != 0 && !lease_exists(LeaseId::from_wire(request.lease).unwrap()) {
-            return Err(Error::LeaseNotFound);
-        }
-        if (request.ignore_value || request.ignore_lease) && self.get(&request.key).is_none() {
-            return Err(Error::KeyNotFound);
-        }
-        Ok(())
+    fn check_lease(request: &PutRequest) -> Result<(), Error> {
+        let lease = LeaseId::from_wire(request.lease);
+        if lease.is_some_and(|id| !lease_exists(id)) { Err(Error::LeaseNotFound) } else { Ok(()) }
+    }
+
+    fn check_kept(&self, request: &PutRequest) -> Result<(), Error> {
+        let keeps = request.ignore_value || request.ignore_lease;
+        if keeps && self.get(&request.key).is_none() { Err(Error::KeyNotFound) } else { Ok(()) }
     }
 
     fn holds(&self, compare: &Compare) -> bool {
@@ -214,7 +214,10 @@ impl Twin {
                 RequestOp::Range(range) if range.revision < self.compact_revision => {
                     return Err(Error::Compacted);
                 }
-                RequestOp::Put(put) => self.check_put(put)?,
+                RequestOp::Put(put) => {
+                    self.check_kept(put)?;
+                    Self::check_lease(put)?;
+                }
                 RequestOp::Txn(inner) => self.check_txn(inner)?,
                 _ => {}
             }
@@ -237,7 +240,8 @@ impl Twin {
     pub fn apply(&mut self, step: &Step) -> Result<Answer, Error> {
         let answer = match step {
             Step::Put(request) => {
-                self.check_put(request)?;
+                Self::check_lease(request)?;
+                self.check_kept(request)?;
                 Answer::Put(self.put(request))
             }
             Step::Delete(request) => Answer::Delete(self.delete(request)),
