@@ -3,7 +3,7 @@
 mod common;
 
 use ::bytes::{BufMut as _, Bytes, BytesMut};
-use common::{TestServer, assert_status, bytes, put_request};
+use common::{TestServer, assert_status, bytes, get, put_request};
 use folkmoot_proto::etcdserverpb as pb;
 use folkmoot_server::{Server, StartError};
 use pb::request_op::Request as Op;
@@ -223,6 +223,19 @@ async fn metadata_that_is_not_utf8_is_refused_where_etcd_looks_at_it() {
     // Nobody reads these.
     let headers: [(&str, &[u8]); 2] = [("token", b"\xff\xfe"), ("x-anything", b"\xff")];
     assert_eq!(call(&server, "/etcdserverpb.KV/Put", &headers, put, 16_384).await.status, "0");
+    server.assert_serves().await;
+}
+
+#[tokio::test]
+async fn a_call_whose_time_is_up_is_not_carried_out() {
+    let server = TestServer::start();
+    let put = framed(&put_request("late", "x").encode_to_vec());
+    let headers: [(&str, &[u8]); 1] = [("grpc-timeout", b"0n")];
+    let ended = call(&server, "/etcdserverpb.KV/Put", &headers, put.clone(), 16_384).await;
+    assert_eq!(ended, Ended { status: "4".into(), message: "context deadline exceeded".into() });
+    let headers: [(&str, &[u8]); 1] = [("grpc-timeout", b"soon")];
+    assert_eq!(call(&server, "/etcdserverpb.KV/Put", &headers, put, 16_384).await.status, "13");
+    assert_eq!(get(&mut server.kv().await, "late").await, None);
     server.assert_serves().await;
 }
 
