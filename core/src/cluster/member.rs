@@ -48,6 +48,16 @@ impl Members {
         self.removed.contains(&id)
     }
 
+    /// The members, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.by_id.values()
+    }
+
+    /// The ids of members that were removed, ascending.
+    pub fn removed(&self) -> Vec<MemberId> {
+        self.removed.iter().copied().collect()
+    }
+
     /// All members by id.
     pub fn list(&self) -> Vec<Member> {
         self.by_id.values().cloned().collect()

@@ -96,6 +96,17 @@ impl CoreThread {
                 Output::Compacted { revision } => compacted = Some(revision),
                 // Losing a message is allowed, and a member alone has nobody to send one to.
                 Output::Send { .. } => {}
+                // Without other members there is nobody to copy the engine for, or to get a copy
+                // from.
+                Output::MakeSnapshot { id } => self.inbox.complete(Input::SnapshotNotMade { id }),
+                Output::SendSnapshot { to, id, .. } => {
+                    self.inbox.complete(Input::SnapshotSent { to, id, ok: false });
+                }
+                Output::DropSnapshot { .. }
+                | Output::InstallSnapshot { .. }
+                | Output::DiscardSnapshot { .. }
+                | Output::Restored { .. }
+                | Output::Removed => {}
                 Output::Status(new) => status = Some(new),
                 Output::Fatal(fatal) => return Err(fatal),
             }

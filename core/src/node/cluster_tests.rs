@@ -1,0 +1,1 @@
+//! Stories of several members: forwarding, snapshots, membership, leases over leaders, integrity.
