@@ -5,18 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::world::{CLUSTER, Log, World};
+use super::world::{CLUSTER, Log, World, revision};
 use super::*;
 use crate::codec;
 use crate::env::Engine;
 use crate::types::ClusterId;
-
-fn revision(answer: Option<&Result<Reply, Error>>) -> i64 {
-    match answer {
-        Some(Ok(Reply::Put(response))) => response.revision,
-        other => panic!("not a put's answer: {other:?}"),
-    }
-}
 
 #[test]
 fn a_sole_member_leads_at_once_and_its_first_write_has_revision_two() {

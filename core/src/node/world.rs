@@ -128,6 +128,8 @@ pub struct World {
     pub next_slot: u64,
     pub hold_log: bool,
     pub cut: Vec<MemberId>,
+    /// Members whose log writes do not become durable for now.
+    pub stuck: Vec<MemberId>,
     /// How the next member that starts is set up.
     pub tune: fn(&mut NodeConfig),
 }
@@ -153,7 +155,7 @@ impl World {
             })
             .collect();
         let mut world =
-            Self { hosts, now: Instant64(1), next_slot: 0, hold_log: false, cut: vec![], tune: |_| {} };
+            Self { hosts, now: Instant64(1), next_slot: 0, hold_log: false, cut: vec![], stuck: vec![], tune: |_| {} };
         for id in 0..count as usize {
             world.start(id);
         }
@@ -212,8 +214,8 @@ impl World {
     }
 
     pub fn drain(&mut self, at: usize) -> bool {
-        let (now, hold_log) = (self.now, self.hold_log);
         let host = &mut self.hosts[at];
+        let (now, hold_log) = (self.now, self.hold_log || self.stuck.contains(&host.id));
         let Some(node) = &mut host.node else { return false };
         let mut out = Vec::new();
         node.drain(now, &mut out);
@@ -304,6 +306,13 @@ impl World {
         id as usize - 1
     }
 
+    /// [`Self::sync`] for one that may be down.
+    pub fn sync_if_running(&mut self, at: usize) {
+        if self.hosts[at].node.is_some() {
+            self.sync(at);
+        }
+    }
+
     /// The log of a member becomes durable.
     pub fn sync(&mut self, at: usize) {
         let now = self.now;
@@ -381,5 +390,13 @@ impl World {
             }
         }
         panic!("no leader within twenty seconds");
+    }
+}
+
+/// The revision of a put that was answered.
+pub fn revision(answer: Option<&Result<Reply, Error>>) -> i64 {
+    match answer {
+        Some(Ok(Reply::Put(response))) => response.revision,
+        other => panic!("not a put's answer: {other:?}"),
     }
 }
