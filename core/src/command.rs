@@ -52,6 +52,8 @@ pub enum Kind {
     MemberPromote = 14,
     /// `etcdserverpb.Member` with id and new peer URLs
     MemberUpdate = 15,
+    /// Id of a member, u64 le, and the random number of its disk, u64 le
+    MemberDisk = 16,
 }
 
 impl Kind {
@@ -73,6 +75,7 @@ impl Kind {
             13 => Self::MemberRemove,
             14 => Self::MemberPromote,
             15 => Self::MemberUpdate,
+            16 => Self::MemberDisk,
             _ => return None,
         })
     }

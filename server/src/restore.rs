@@ -73,6 +73,7 @@ pub fn restore(archive: &Path, config: &Config) -> Result<Restored, RestoreError
                 peer_urls: settings.advertise_peer.clone(),
                 client_urls: Vec::new(),
                 learner: false,
+                incarnation: 0,
             };
             begin_anew(batch, before, &Bootstrap { cluster_id: identity.cluster_id, members: vec![member] });
             rows::put_cluster_version(batch, CLUSTER_VERSION);

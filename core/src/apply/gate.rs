@@ -31,7 +31,8 @@ fn is_refused_when_corrupt(kind: Kind) -> bool {
         | Kind::MemberAdd
         | Kind::MemberRemove
         | Kind::MemberPromote
-        | Kind::MemberUpdate => false,
+        | Kind::MemberUpdate
+        | Kind::MemberDisk => false,
     }
 }
 

@@ -305,6 +305,11 @@ impl Machine {
             Kind::MemberAdd => self.add_member(codec::cluster::decode_member(body)?, effects),
             Kind::MemberRemove => self.remove_member(codec::cluster::decode_member_id(body)?, effects),
             Kind::MemberPromote => self.promote_member(codec::cluster::decode_member_id(body)?, effects),
+            Kind::MemberDisk => {
+                let (id, incarnation) = codec::cluster::decode_member_disk(body)?;
+                self.name_disk(id, incarnation, effects);
+                Ok(Reply::Done { revision: self.store.revision() })
+            }
             Kind::MemberUpdate => self.update_member(codec::cluster::decode_member(body)?, effects),
         }
     }

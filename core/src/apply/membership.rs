@@ -40,7 +40,7 @@ impl Machine {
             false => MembershipChange::AddVoter(member.id),
         };
         // What it is called and where clients reach it, it will say itself.
-        let member = Member { name: String::new(), client_urls: Vec::new(), ..member };
+        let member = Member { name: String::new(), client_urls: Vec::new(), incarnation: 0, ..member };
         rows::put_member(&mut self.rows, &member);
         self.members.put(member);
         Ok(self.membership_changed(change, effects))
@@ -90,6 +90,15 @@ impl Machine {
             self.members.put(member);
         }
         Ok(self.membership_changed(MembershipChange::AddVoter(id), effects))
+    }
+
+    /// A member tells its disk, once and for all.
+    pub(super) fn name_disk(&mut self, id: MemberId, incarnation: u64, effects: &mut Vec<Effect>) {
+        let Some(known) = self.members.get(id).filter(|member| member.incarnation == 0) else { return };
+        let member = Member { incarnation, ..known.clone() };
+        rows::put_member(&mut self.rows, &member);
+        self.members.put(member);
+        effects.push(Effect::ClusterChanged);
     }
 
     /// New peer URLs; everything else about the member stays.

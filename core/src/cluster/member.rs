@@ -17,6 +17,9 @@ pub struct Member {
     pub client_urls: Vec<String>,
     /// Whether it only listens.
     pub learner: bool,
+    /// The disk that it keeps its data on, a random number; 0 until it has told. A member that
+    /// comes with another one has lost what it promised.
+    pub incarnation: u64,
 }
 
 /// The members, and the ids that may never be used again.

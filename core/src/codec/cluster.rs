@@ -79,6 +79,25 @@ pub fn member_update(id: MemberId, peer_urls: Vec<String>) -> Command {
     Command { kind: Kind::MemberUpdate, body: body.encode_to_vec().into() }
 }
 
+/// Names the disk of a member that starts for the first time.
+pub fn member_disk(id: MemberId, incarnation: u64) -> Command {
+    let body = [id.0.to_le_bytes(), incarnation.to_le_bytes()].concat();
+    Command { kind: Kind::MemberDisk, body: body.into() }
+}
+
+/// Reads the member and its disk.
+pub fn decode_member_disk(mut body: Bytes) -> Result<(MemberId, u64), Fatal> {
+    if body.len() != 16 {
+        return Err(unreadable("member disk"));
+    }
+    let incarnation = body.split_off(8);
+    let number = |bytes: Bytes| bytes.as_ref().try_into().map(u64::from_le_bytes);
+    match (number(body), number(incarnation)) {
+        (Ok(id), Ok(incarnation)) => Ok((MemberId(id), incarnation)),
+        _ => Err(unreadable("member disk")),
+    }
+}
+
 /// Removes a member for ever.
 pub fn member_remove(id: MemberId) -> Command {
     Command { kind: Kind::MemberRemove, body: Bytes::copy_from_slice(&id.0.to_le_bytes()) }
@@ -109,6 +128,7 @@ pub fn decode_member(body: Bytes) -> Result<Member, Fatal> {
         peer_urls: member.peer_urls,
         client_urls: member.client_urls,
         learner: member.is_learner,
+        incarnation: 0,
     })
 }
 

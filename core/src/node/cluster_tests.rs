@@ -16,6 +16,7 @@ fn named(world: &mut World, at: usize) {
         peer_urls: vec![],
         client_urls: vec![],
         learner: false,
+        incarnation: 0,
     };
     world.command(at, codec::cluster::publish(&member));
 }
@@ -48,6 +49,7 @@ fn add(id: u64, learner: bool) -> Command {
         peer_urls: vec![format!("http://m{id}:2380")],
         client_urls: vec![],
         learner,
+        incarnation: 0,
     })
 }
 

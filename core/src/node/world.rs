@@ -143,6 +143,7 @@ impl World {
                 peer_urls: vec![format!("http://m{id}:2380")],
                 client_urls: vec![],
                 learner: false,
+                incarnation: 0,
             })
             .collect();
         let hosts = (1..=count)
