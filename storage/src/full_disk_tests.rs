@@ -1,14 +1,14 @@
 //! What happens on a disk that is really full: a small file system in memory, where the machine
 //! permits to mount one.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use folkmoot_core::env::Family;
-use folkmoot_core::env::{Engine as _, WriteBatch};
+use folkmoot_core::env::{Engine as _, Family, WriteBatch};
 use folkmoot_core::types::{LogIndex, MemberId};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::snapshot::tests::{CLUSTER, applied, write_entry};
 use crate::{DataDir, DirIdentity, OpenOptions, RocksEngine, RocksOptions, StorageError, snapshot};
@@ -26,22 +26,14 @@ struct Disk {
 }
 
 impl Disk {
-    /// `None` if mounting is not permitted, with the reason printed.
+    /// `None` if mounting is not permitted, with the reason printed. Starts no other program:
+    /// locks of other tests would live on in it for a moment.
     #[expect(clippy::print_stderr, reason = "a skipped test says so")]
     fn mount() -> Option<Self> {
         let dir = tempfile::tempdir().expect("temp dir");
-        let size = format!("size={DISK_BYTES}");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self { dir }),
-            Ok(output) => {
-                eprintln!(
-                    "skipped: cannot mount a tmpfs: {}",
-                    String::from_utf8_lossy(&output.stderr).trim()
-                );
-                None
-            }
+        let size = CString::new(format!("size={DISK_BYTES}")).expect("no zero");
+        match mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), Some(size.as_c_str())) {
+            Ok(()) => Some(Self { dir }),
             Err(error) => {
                 eprintln!("skipped: cannot mount a tmpfs: {error}");
                 None
@@ -67,8 +59,8 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(self.dir.path()).status();
-        assert!(unmounted.is_ok_and(|status| status.success()), "a test file system stays mounted");
+        // Also when a failed test still has files open.
+        unmount(self.dir.path(), UnmountFlags::DETACH).expect("mounted before");
     }
 }
 

@@ -1,10 +1,10 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
 use super::tests::{open, put};
 use super::*;
-use std::sync::Arc;
 
 const ROWS_MAX: usize = 40;
 const READERS: usize = 3;
@@ -77,7 +77,7 @@ proptest! {
         let (done, scans) = (AtomicBool::new(false), [const { AtomicUsize::new(0) }; READERS]);
         let mut replaced = Vec::new();
         std::thread::scope(|scope| {
-            for reader in 0..READERS {
+            let readers: Vec<_> = (0..READERS).map(|reader| {
                 let (slot, rows, done, scans) = (&slot, &rows, &done, &scans);
                 scope.spawn(move || {
                     let mut newest = 0;
@@ -89,8 +89,8 @@ proptest! {
                         newest = number;
                         scans[reader].fetch_add(1, Ordering::Release);
                     }
-                });
-            }
+                })
+            }).collect();
             for (number, change) in changes.iter().enumerate().map(|(at, change)| (at + 1, change)) {
                 match *change {
                     Change::Rewrite(rows) => slot.write(&generation(number, rows)).expect("write"),
@@ -98,8 +98,10 @@ proptest! {
                 }
                 // So that readers are in the middle of something at every change.
                 let seen: Vec<usize> = scans.iter().map(|scans| scans.load(Ordering::Acquire)).collect();
-                while scans.iter().zip(&seen).any(|(scans, seen)| scans.load(Ordering::Acquire) == *seen) {
-                    std::thread::yield_now();
+                for (reader, handle) in readers.iter().enumerate() {
+                    while scans[reader].load(Ordering::Acquire) == seen[reader] && !handle.is_finished() {
+                        std::thread::yield_now();
+                    }
                 }
             }
             done.store(true, Ordering::Release);
