@@ -1,23 +1,24 @@
 //! A new member from a backup archive.
 //!
-//! The keys, their history and the leases come back as they were. The member is alone in its
-//! cluster; both take their ids from the peer URLs and the cluster token, so a token that was not
-//! used before keeps the restored store from being taken for the one the backup was made of.
+//! The keys, their history and the leases come back as they were. The cluster is the initial one
+//! of the settings, each of whose members is restored from the same backup. Ids come from the peer
+//! URLs and the cluster token, so a token that was not used before keeps the restored store from
+//! being taken for the one the backup was made of.
 //! Alarms are left behind: they were about members that do not exist any more.
 
 use std::path::Path;
 
 use folkmoot_core::apply::meta::Applied;
-use folkmoot_core::cluster::{Member, rows};
+use folkmoot_core::cluster::rows;
 use folkmoot_core::env::{Engine as _, Family, MemoryEngine, WriteBatch};
 use folkmoot_core::raft::ConfState;
 use folkmoot_core::types::{LogIndex, Term};
 use folkmoot_core::wal::LogPoint;
+use folkmoot_storage::StorageError;
 use folkmoot_storage::archive::{self, RestoreOptions, RestoreRow};
-use folkmoot_storage::{DirIdentity, StorageError};
 
 use crate::config::{Config, ConfigError};
-use crate::identity;
+use crate::identity::{self, NewCluster};
 use crate::version::CLUSTER_VERSION;
 
 /// Why a backup could not be restored. Nothing was made then.
@@ -51,7 +52,9 @@ pub struct Restored {
 /// Nothing is left at the directory then.
 pub fn restore(archive: &Path, config: &Config) -> Result<Restored, RestoreError> {
     let settings = config.validate()?;
-    let identity = identity::alone(&settings.advertise_peer, &config.initial_cluster_token);
+    let token = &config.initial_cluster_token;
+    let cluster = identity::of_new_cluster(&settings.initial_cluster, &config.name, token)?;
+    let identity = cluster.identity;
     let options = RestoreOptions { identity, log_start: LogPoint { index: LogIndex(0), term: Term(0) } };
     let found = MemoryEngine::new();
     let summary = archive::restore(archive, &config.data_dir, options, &mut |row, batch| match row {
@@ -64,16 +67,9 @@ pub fn restore(archive: &Path, config: &Config) -> Result<Restored, RestoreError
         // The cluster is written anew.
         RestoreRow::Row { .. } => Ok(()),
         RestoreRow::End => {
-            write_position(&found, identity, batch)?;
+            write_position(&found, &cluster, batch)?;
             rows::put_cluster_version(batch, CLUSTER_VERSION);
-            let member = Member {
-                id: identity.member_id,
-                name: String::new(),
-                peer_urls: settings.advertise_peer.clone(),
-                client_urls: Vec::new(),
-                learner: false,
-            };
-            rows::put_member(batch, &member);
+            cluster.members.iter().for_each(|member| rows::put_member(batch, member));
             Ok(())
         }
     })?;
@@ -86,15 +82,18 @@ pub fn restore(archive: &Path, config: &Config) -> Result<Restored, RestoreError
 }
 
 /// The applied position of a member that starts a new log.
-fn write_position(found: &MemoryEngine, identity: DirIdentity, batch: &mut WriteBatch) -> Result<(), String> {
+fn write_position(found: &MemoryEngine, cluster: &NewCluster, batch: &mut WriteBatch) -> Result<(), String> {
     let before = Applied::load(found)
         .map_err(|error| error.to_string())?
         .ok_or("it holds no applied position, so it was not made by this program")?;
     Applied {
         index: LogIndex(0),
         term: Term(0),
-        cluster_id: identity.cluster_id,
-        conf_state: ConfState { voters: vec![identity.member_id], learners: Vec::new() },
+        cluster_id: cluster.identity.cluster_id,
+        conf_state: ConfState {
+            voters: cluster.members.iter().map(|member| member.id).collect(),
+            learners: Vec::new(),
+        },
         ..before
     }
     .write(batch);
