@@ -14,7 +14,8 @@ fn sha1(bytes: &[u8]) -> [u8; 20] {
 }
 
 /// The identity of a member that starts a new cluster alone.
-pub fn alone(peer_urls: &[String], token: &str) -> DirIdentity {
+#[cfg(test)]
+fn alone(peer_urls: &[String], token: &str) -> DirIdentity {
     let member_id = member_id(sha1, peer_urls, token);
     DirIdentity { cluster_id: cluster_id(sha1, &[member_id]), member_id }
 }
