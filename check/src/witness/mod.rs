@@ -16,9 +16,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::context::{Context, claimed};
-use crate::history::{
-    Change, Event, LeaseId, Nanos, Operation, Refusal, Reply, ReplyBody, Request, Revision,
-};
+use crate::history::{Change, Event, LeaseId, Nanos, Operation, Refusal, Revision};
 use crate::model::{Model, Plan};
 use crate::tell::List;
 use crate::{Report, Rule};
@@ -266,16 +264,13 @@ impl<'a> Replay<'a> {
     fn step_claimed(&mut self, number: usize, truth: Option<&Change>, revision: Revision) -> Resolved {
         let operation = &self.context.history.operations[number];
         let Some(reply) = operation.reply() else { return unknown_change() };
-        let doubtful = self.model.has_doubts() && self.dispel_doubts(operation, reply);
-        let plan = if doubtful {
-            self.plan_in_doubt(operation, reply, revision)
-        } else {
-            self.plan(operation, revision)
-        };
-        let mut known = !doubtful;
-        let mut events = match plan {
+        if self.model.has_doubts() && self.dispel_doubts(operation, reply) {
+            return self.step_in_doubt(number, operation, reply, revision);
+        }
+        let mut known = true;
+        let mut events = match self.plan(operation, revision) {
             Ok(plan) => {
-                if !doubtful && judge::differs(&operation.request, &plan.body, &reply.body) {
+                if judge::differs(&operation.request, &plan.body, &reply.body) {
                     judge::tell_difference(self, operation, &plan.body, revision);
                 }
                 plan.events
@@ -295,45 +290,13 @@ impl<'a> Replay<'a> {
             events = change.events.clone();
             known = true;
         }
-        let doubted: Vec<Bytes> = if doubtful {
-            events
-                .iter()
-                .filter(|event| event.kind == crate::history::EventKind::Put)
-                .map(|event| event.kv.key.clone())
-                .collect()
-        } else {
-            Vec::new()
-        };
         self.apply(&mut events);
-        for key in doubted {
-            self.model.doubt(key);
-        }
-        Resolved {
-            events,
-            at: truth.and_then(|change| change.at),
-            cause: Cause::Operation(number),
-            known,
-            prev_known: !doubtful,
-        }
+        let at = truth.and_then(|change| change.at);
+        Resolved { events, at, cause: Cause::Operation(number), known, prev_known: true }
     }
 
     fn plan(&self, operation: &Operation, revision: Revision) -> Result<Plan, Refusal> {
         self.model.plan(&operation.request, revision)
-    }
-
-    /// With doubts the answer says which branch of a transaction ran.
-    fn plan_in_doubt(
-        &self,
-        operation: &Operation,
-        reply: &Reply,
-        revision: Revision,
-    ) -> Result<Plan, Refusal> {
-        match (&operation.request, &reply.body) {
-            (Request::Txn(txn), ReplyBody::Txn(answer)) => {
-                self.model.plan_branch(txn, answer.succeeded, revision)
-            }
-            _ => self.plan(operation, revision),
-        }
     }
 
     /// A committed change that no acknowledged operation claims.
