@@ -18,7 +18,7 @@ use bytes::Bytes;
 use crate::context::{Context, claimed};
 use crate::history::{Change, Event, LeaseId, Nanos, Operation, Refusal, Revision};
 use crate::model::{Model, Plan};
-use crate::tell::List;
+use crate::tell::{List, Text};
 use crate::{Report, Rule};
 use candidates::{Candidates, same_changes};
 use holes::Evidence;
@@ -409,10 +409,16 @@ impl<'a> Replay<'a> {
                     None => "before it absent".into(),
                 })
                 .collect();
+            let first = change.events.first().and_then(|event| model.get(&event.kv.key));
+            let leased = first.and_then(|kv| Some((kv.lease, model.keys_of(kv.lease)?)));
+            let lease = leased.map_or_else(String::new, |(lease, keys)| {
+                let keys: Vec<String> = keys.iter().take(6).map(|key| Text(key).to_string()).collect();
+                format!(" (lease {lease:x} had {})", keys.join(" "))
+            });
             format!(
                 "committed was {change} ({}); no acknowledged operation claims this revision, no operation of \
                  unknown outcome does that to the state before it, and it is not the end of a lease with all of \
-                 its keys in order",
+                 its keys in order{lease}",
                 before.join(", ")
             )
         });
