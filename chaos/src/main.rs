@@ -1,0 +1,2 @@
+//! `folkmoot-chaos`: attacks clusters.
+fn main() {}
