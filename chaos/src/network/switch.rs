@@ -100,7 +100,11 @@ struct Wires {
 }
 
 fn forward(devices: Vec<OwnedFd>, links: Arc<Links>, seed: u64) -> io::Result<()> {
-    let devices = devices.into_iter().map(AsyncFd::register).collect::<io::Result<Vec<_>>>()?;
+    let register = |device| {
+        // SAFETY: an `OwnedFd` is open, and nobody closes it before the `AsyncFd` is dropped.
+        unsafe { AsyncFd::register(device) }.map_err(io::Error::from)
+    };
+    let devices = devices.into_iter().map(register).collect::<io::Result<Vec<_>>>()?;
     let count = devices.len();
     let lines = (0..count * count).map(|_| Line::default()).collect();
     let rng = RefCell::new(ChaCha8Rng::seed_from_u64(seed));
