@@ -5,7 +5,13 @@
 //! members, `nemesis` draws faults from a seed and carries them out, `load` works and keeps records.
 //! What the records must look like is for `folkmoot-check` to say; this crate has no rules of its own.
 
+pub mod cluster;
+pub mod load;
+pub mod nemesis;
 pub mod network;
+pub mod program;
+pub mod timeline;
+pub mod wire;
 
 use std::io::Write as _;
 
