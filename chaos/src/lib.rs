@@ -10,6 +10,7 @@ pub mod load;
 pub mod nemesis;
 pub mod network;
 pub mod program;
+pub mod round;
 pub mod timeline;
 pub mod wire;
 

@@ -79,7 +79,9 @@ impl Cluster {
         &self,
         node: NodeIndex,
         deadline: Instant,
-        mut call: impl AsyncFnMut(pb::cluster_client::ClusterClient<tonic::transport::Channel>) -> Result<T, Status>,
+        mut call: impl AsyncFnMut(
+            pb::cluster_client::ClusterClient<tonic::transport::Channel>,
+        ) -> Result<T, Status>,
         mut settled: impl FnMut(&Status) -> Option<T>,
     ) -> Result<T, String> {
         let mut problem = Status::unavailable("no other member runs");
@@ -130,7 +132,9 @@ impl Cluster {
             let list = client.member_list(pb::MemberListRequest { linearizable: true });
             let members = within(CALL_PATIENCE, list).await?.members;
             match members.iter().find(|member| member.peer_urls.contains(&url)) {
-                Some(found) if found.id == old => return Err(Status::unavailable("the removal is not known yet")),
+                Some(found) if found.id == old => {
+                    return Err(Status::unavailable("the removal is not known yet"));
+                }
                 Some(found) => return Ok((found.id, members)),
                 None => {}
             }

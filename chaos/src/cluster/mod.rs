@@ -17,8 +17,8 @@ use folkmoot_proto::etcdserverpb as pb;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-pub use membership::Replacement;
 pub use member::{Member, State};
+pub use membership::Replacement;
 
 use crate::network::{Carrier, Network, NodeIndex};
 use crate::program::Program;
@@ -82,7 +82,8 @@ impl Cluster {
 
     async fn prepare(config: ClusterConfig) -> Result<Cluster, String> {
         let root = tempfile::Builder::new().prefix("folkmoot-chaos-").tempdir_in(&config.data_root);
-        let root = root.map_err(|e| format!("cannot create directory in={}: {e}", config.data_root.display()))?;
+        let root =
+            root.map_err(|e| format!("cannot create directory in={}: {e}", config.data_root.display()))?;
         let network = Network::open(config.carrier, config.member_count, config.seed).await?;
         let mut members = Vec::new();
         for node in 0..config.member_count {
@@ -335,7 +336,9 @@ impl Drop for Cluster {
         for member in &mut self.members {
             member.get_mut().unwrap_or_else(PoisonError::into_inner).kill();
         }
-        if let (Some((node, _)), Carrier::Namespaces(isolated)) = (self.config.small_disk, self.config.carrier) {
+        if let (Some((node, _)), Carrier::Namespaces(isolated)) =
+            (self.config.small_disk, self.config.carrier)
+        {
             // If this fails the mount goes with the program, and a directory stays.
             let _ = isolated.unmount(&self.member(node).home);
         }

@@ -76,13 +76,7 @@ fn compare_to_wire(compare: &h::Compare) -> pb::Compare {
         h::CompareTarget::Value(value) => (CompareTarget::Value, TargetUnion::Value(value.clone())),
         h::CompareTarget::Lease(lease) => (CompareTarget::Lease, TargetUnion::Lease(*lease)),
     };
-    pb::Compare {
-        result: result.into(),
-        target: target.into(),
-        key,
-        range_end,
-        target_union: Some(union),
-    }
+    pb::Compare { result: result.into(), target: target.into(), key, range_end, target_union: Some(union) }
 }
 
 fn op_to_wire(op: &h::OpRequest) -> pb::RequestOp {
@@ -138,7 +132,10 @@ pub fn txn_reply(reply: pb::TxnResponse) -> h::TxnReply {
         WireReply::ResponseRange(read) => Some(h::OpReply::Range(read_reply(read))),
         WireReply::ResponseTxn(_) => None,
     };
-    h::TxnReply { succeeded: reply.succeeded, responses: reply.responses.into_iter().filter_map(one).collect() }
+    h::TxnReply {
+        succeeded: reply.succeeded,
+        responses: reply.responses.into_iter().filter_map(one).collect(),
+    }
 }
 
 #[cfg(test)]

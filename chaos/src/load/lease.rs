@@ -49,9 +49,9 @@ async fn one_lease(session: &mut Session, context: &Context, count: i64) {
         if context.sleep(third).await {
             return;
         }
-        match session.call(h::Request::LeaseKeepAlive { id }).await {
-            Some(h::Reply { body: h::ReplyBody::LeaseKeepAlive { ttl }, .. }) if ttl <= 0 => return,
-            _ => {}
+        let reply = session.call(h::Request::LeaseKeepAlive { id }).await;
+        if let Some(h::Reply { body: h::ReplyBody::LeaseKeepAlive { ttl: ..=0 }, .. }) = reply {
+            return;
         }
     }
     if session.rng.random_bool(0.4) {
@@ -68,9 +68,9 @@ async fn watch_it_end(session: &mut Session, context: &Context, id: h::LeaseId, 
         if context.sleep(ASK_PAUSE).await {
             return;
         }
-        match session.call(h::Request::LeaseTimeToLive { id, keys: true }).await {
-            Some(h::Reply { body: h::ReplyBody::LeaseTimeToLive { ttl: -1, .. }, .. }) => break,
-            _ => {}
+        let reply = session.call(h::Request::LeaseTimeToLive { id, keys: true }).await;
+        if let Some(h::Reply { body: h::ReplyBody::LeaseTimeToLive { ttl: -1, .. }, .. }) = reply {
+            break;
         }
     }
     let keys = h::RangeRequest::new(h::KeyRange::prefix(prefix.to_owned()));

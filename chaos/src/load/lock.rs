@@ -27,23 +27,27 @@ const WAIT_PATIENCE: Duration = Duration::from_secs(8);
 /// Resources that remember the largest token they saw and refuse smaller ones. They are not part of
 /// the store: fencing is what protects them from it.
 #[derive(Clone, Default)]
-pub struct Fences(Arc<Mutex<(BTreeMap<Bytes, h::Revision>, Vec<h::FenceUse>)>>);
+pub struct Fences(Arc<Mutex<FenceState>>);
+
+#[derive(Default)]
+struct FenceState {
+    largest: BTreeMap<Bytes, h::Revision>,
+    uses: Vec<h::FenceUse>,
+}
 
 impl Fences {
-    fn use_it(&self, session: &Session, resource: &Bytes, token: h::Revision) -> bool {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (largest, uses) = &mut *guard;
-        let largest = largest.entry(resource.clone()).or_default();
+    fn use_it(&self, session: &Session, resource: &Bytes, token: h::Revision) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let largest = state.largest.entry(resource.clone()).or_default();
         let accepted = token >= *largest;
         *largest = token.max(*largest);
         let (client, at) = (session.client, session.clock.now());
-        uses.push(h::FenceUse { resource: resource.clone(), client, token, at, accepted });
-        accepted
+        state.uses.push(h::FenceUse { resource: resource.clone(), client, token, at, accepted });
     }
 
     /// All uses so far, in order.
     pub fn take(&self) -> Vec<h::FenceUse> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).1)
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).uses)
     }
 }
 
@@ -138,11 +142,8 @@ impl Contender {
     async fn queue_up(&mut self, key: &Bytes) -> bool {
         let range = h::KeyRange::One(key.clone());
         let put = h::PutRequest { key: key.clone(), lease: self.lease, ..Default::default() };
-        let absent = h::Compare {
-            range: range.clone(),
-            op: h::CompareOp::Equal,
-            target: h::CompareTarget::Create(0),
-        };
+        let absent =
+            h::Compare { range: range.clone(), op: h::CompareOp::Equal, target: h::CompareTarget::Create(0) };
         let txn = h::TxnRequest {
             compare: vec![absent],
             success: vec![h::OpRequest::Put(put)],

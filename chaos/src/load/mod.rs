@@ -84,6 +84,13 @@ pub struct Context {
 }
 
 impl Context {
+    /// For a client that works alone.
+    pub fn standalone(phase: Phase) -> (watch::Sender<Phase>, Context) {
+        let sender = watch::Sender::new(phase);
+        let phase = sender.subscribe();
+        (sender, Context { phase, observed: Arc::default(), compacted: Arc::default() })
+    }
+
     /// What to do now. When whoever tells is gone, it is over.
     fn phase(&self) -> Phase {
         match self.phase.has_changed() {
@@ -211,12 +218,13 @@ impl Load {
         }
     }
 
-    /// Ends the work. Watches go on.
-    pub fn end_work(&self, revision: h::Revision) {
-        self.phase.send_replace(Phase::Drain(revision));
+    /// Ends the work. Watches go on, and wait for something newer than anything.
+    pub fn end_work(&self) {
+        self.phase.send_replace(Phase::Drain(h::Revision::MAX));
     }
 
-    /// Waits until all clients are done, and no longer than this.
+    /// Waits until all watches have seen something newer than this revision, and no longer than this
+    /// time.
     pub async fn finish(mut self, revision: h::Revision, patience: Duration) -> Result<Recorded, String> {
         self.phase.send_replace(Phase::Drain(revision));
         let mut all = Recorded::default();
@@ -270,10 +278,8 @@ async fn observe(mut session: Session, context: Context) -> Recorded {
 async fn watch_keys(mut session: Session, context: Context, index: usize, progress: bool) -> Recorded {
     let mut recorded = Recorded::default();
     let ms = Duration::from_millis;
-    let shared = h::WatchRequest {
-        prev_kv: true,
-        ..h::WatchRequest::new(h::KeyRange::prefix(KEY_PREFIX), 0)
-    };
+    let shared =
+        h::WatchRequest { prev_kv: true, ..h::WatchRequest::new(h::KeyRange::prefix(KEY_PREFIX), 0) };
     let long = |request, pause, restless| WatchPlan { request, pause, progress, restless, lifetime: None };
     match index % 4 {
         0 => {
@@ -316,7 +322,6 @@ fn short_request(session: &mut Session, context: &Context, shared: &h::WatchRequ
         true => h::KeyRange::One(key(session.rng.random_range(0..KEY_COUNT))),
         false => shared.range.clone(),
     };
-    let (no_put, no_delete) =
-        (session.rng.random_ratio(1, 5), session.rng.random_ratio(1, 5));
+    let (no_put, no_delete) = (session.rng.random_ratio(1, 5), session.rng.random_ratio(1, 5));
     h::WatchRequest { range, start_revision, no_put, no_delete: no_delete && !no_put, ..shared.clone() }
 }

@@ -77,8 +77,11 @@ impl Session {
     /// A client with connections of its own.
     pub fn new(cluster: Arc<Cluster>, client: h::ClientId, clock: Clock, seed: u64) -> Session {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ client.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let channels: Vec<Channel> =
-            cluster.client_addresses().into_iter().map(|address: SocketAddr| wire::channel(address)).collect();
+        let channels: Vec<Channel> = cluster
+            .client_addresses()
+            .into_iter()
+            .map(|address: SocketAddr| wire::channel(address))
+            .collect();
         let node = rng.random_range(0..channels.len());
         let faithful = rng.random_bool(0.3);
         Session { client, rng, operations: Vec::new(), clock, cluster, channels, node, faithful }
@@ -191,11 +194,11 @@ async fn send(channel: Channel, request: &h::Request) -> Result<Answer, Status> 
         }
         h::Request::LeaseTimeToLive { id, keys } => {
             let sent = lease.lease_time_to_live(pb::LeaseTimeToLiveRequest { id: *id, keys: *keys }).await;
-            split(sent, |r| r.header.take(), |r| h::ReplyBody::LeaseTimeToLive {
-                ttl: r.ttl,
-                granted_ttl: r.granted_ttl,
-                keys: r.keys,
-            })
+            split(
+                sent,
+                |r| r.header.take(),
+                |r| h::ReplyBody::LeaseTimeToLive { ttl: r.ttl, granted_ttl: r.granted_ttl, keys: r.keys },
+            )
         }
     }
 }
@@ -210,7 +213,9 @@ fn outcome_of(status: &Status) -> h::Outcome {
         Code::FailedPrecondition if text.contains("lease already exists") => h::Refusal::LeaseExists,
         Code::InvalidArgument if text.contains("key not found") => h::Refusal::KeyNotFound,
         // Refused before anything was proposed, or by every member alike.
-        Code::InvalidArgument | Code::ResourceExhausted | Code::FailedPrecondition => h::Refusal::Other(text.to_owned()),
+        Code::InvalidArgument | Code::ResourceExhausted | Code::FailedPrecondition => {
+            h::Refusal::Other(text.to_owned())
+        }
         _ => return h::Outcome::Unknown,
     };
     h::Outcome::Refused(refusal)

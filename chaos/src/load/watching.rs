@@ -37,12 +37,42 @@ pub struct WatchPlan {
     pub lifetime: Option<Duration>,
 }
 
+impl WatchPlan {
+    /// As quick as possible and without special wishes.
+    pub fn plain(request: h::WatchRequest) -> WatchPlan {
+        WatchPlan { request, pause: Duration::ZERO, progress: false, restless: None, lifetime: None }
+    }
+}
+
 /// Why a stream was left.
 enum Left {
     /// Broken or cancelled: go on from the next revision.
     Again,
     /// The client is done.
     Done,
+}
+
+/// Reads a member's history up to a revision that it has reached. What does not come in time counts as
+/// lost.
+pub async fn read_history(
+    session: &mut Session,
+    plan: &WatchPlan,
+    to: h::Revision,
+    patience: Duration,
+) -> h::Watch {
+    let (phase, context) = Context::standalone(Phase::Drain(to - 1));
+    let work = follow(session, &context, plan, |_| {});
+    let end = async {
+        tokio::time::sleep(patience).await;
+        phase.send_replace(Phase::Over(to));
+        std::future::pending().await
+    };
+    let mut watch = tokio::select! {
+        watch = work => watch,
+        never = end => never,
+    };
+    watch.drained_to = Some(to);
+    watch
 }
 
 struct Watching<'a> {
@@ -140,9 +170,10 @@ impl Watching<'_> {
         let opening = tokio::time::timeout(OPEN_PATIENCE, client.watch(ReceiverStream::new(queue))).await;
         let Ok(Ok(response)) = opening else { return self.ended() };
         let mut responses = response.into_inner();
-        let leaves = self.plan.restless.map(|restless| {
-            Instant::now() + restless.mul_f64(self.session.rng.random_range(0.3..1.7))
-        });
+        let leaves = self
+            .plan
+            .restless
+            .map(|restless| Instant::now() + restless.mul_f64(self.session.rng.random_range(0.3..1.7)));
         loop {
             match self.message(&mut responses, leaves).await {
                 Some(Ok(Some(response))) => {
@@ -155,7 +186,8 @@ impl Watching<'_> {
                 None if leaves.is_some_and(|leaves| Instant::now() >= leaves) => return self.ended(),
                 None if self.plan.progress => {
                     // If the last question was not taken yet, this one is not needed.
-                    let _ = requests.try_send(send(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})));
+                    let _ =
+                        requests.try_send(send(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})));
                 }
                 None => {}
             }

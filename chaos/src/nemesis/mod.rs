@@ -155,7 +155,8 @@ impl Nemesis {
             }
             Fault::Isolate(who) | Fault::Deaf(who) | Fault::Mute(who) => {
                 let hit = self.choose(who, &mut rng).await;
-                let others: Vec<NodeIndex> = self.cluster.nodes().filter(|node| !hit.contains(node)).collect();
+                let others: Vec<NodeIndex> =
+                    self.cluster.nodes().filter(|node| !hit.contains(node)).collect();
                 let pairs = match fault {
                     Fault::Deaf(_) => one_way(&others, &hit),
                     Fault::Mute(_) => one_way(&hit, &others),
@@ -212,13 +213,7 @@ impl Nemesis {
         }
     }
 
-    async fn spoil(
-        &self,
-        text: &str,
-        pairs: Vec<(NodeIndex, NodeIndex)>,
-        trouble: Trouble,
-        lasts: Duration,
-    ) {
+    async fn spoil(&self, text: &str, pairs: Vec<(NodeIndex, NodeIndex)>, trouble: Trouble, lasts: Duration) {
         self.timeline.note(text);
         let hold = self.cluster.network.links.impose(pairs, trouble);
         tokio::time::sleep(lasts).await;

@@ -95,7 +95,9 @@ pub struct Permits {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Slow { delay_ms, jitter_ms } => write!(f, "slow links: {delay_ms} ms and up to {jitter_ms} ms more"),
+            Fault::Slow { delay_ms, jitter_ms } => {
+                write!(f, "slow links: {delay_ms} ms and up to {jitter_ms} ms more")
+            }
             Fault::Lossy { percent } => write!(f, "lossy links: {percent} % of packets"),
             Fault::Narrow { bytes_per_second } => write!(f, "narrow links: {bytes_per_second} bytes/s"),
             other => write!(f, "{other:?}"),
@@ -186,9 +188,9 @@ mod tests {
 
     #[test]
     fn every_kind_of_fault_has_its_turn() {
-        let name = |fault: Fault| format!("{fault:?}").split(['(', ' ']).next().unwrap_or_default().to_owned();
-        let names: BTreeSet<String> =
-            (0..200).flat_map(plan).map(|planned| name(planned.fault)).collect();
+        let name =
+            |fault: Fault| format!("{fault:?}").split(['(', ' ']).next().unwrap_or_default().to_owned();
+        let names: BTreeSet<String> = (0..200).flat_map(plan).map(|planned| name(planned.fault)).collect();
         assert_eq!(names.len(), 15, "{names:?}");
         assert!((0..200).flat_map(plan).any(|planned| planned.fault == Fault::Kill(Who::All)));
     }
