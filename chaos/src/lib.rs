@@ -7,6 +7,7 @@
 
 pub mod cluster;
 pub mod load;
+pub mod measure;
 pub mod nemesis;
 pub mod network;
 pub mod program;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use folkmoot_chaos::cluster::ClusterConfig;
 use folkmoot_chaos::load::LoadConfig;
+use folkmoot_chaos::measure::{self, Event};
 use folkmoot_chaos::network::{Carrier, isolation};
 use folkmoot_chaos::program::{Kind, Program};
 use folkmoot_chaos::round::{self, Lie, RoundConfig};
@@ -24,6 +25,12 @@ struct Cli {
 enum Command {
     /// Rounds of faults under load; every round starts a new cluster.
     Run(RunArgs),
+    /// SIGKILL of the leader under light load: how long until the next acknowledged write?
+    Failover(MeasureArgs),
+    /// The leader is asked to hand over: how long until the next acknowledged write?
+    Move(MeasureArgs),
+    /// SIGTERM of the leader: how long until the next acknowledged write?
+    Restart(MeasureArgs),
 }
 
 /// What to attack, and where.
@@ -84,6 +91,18 @@ struct RunArgs {
     /// Go on after a round that found something.
     #[arg(long)]
     keep_going: bool,
+}
+
+#[derive(Args)]
+struct MeasureArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Measurements of each program.
+    #[arg(long, default_value_t = 20)]
+    runs: usize,
+    /// An etcd that is measured in turn, with the same settings, and compared.
+    #[arg(long, value_name = "PATH")]
+    against: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -168,6 +187,17 @@ async fn run(args: RunArgs, carrier: Carrier) -> Result<bool, String> {
     Ok(bad_seeds.is_empty())
 }
 
+async fn measure(args: MeasureArgs, event: Event, carrier: Carrier) -> Result<bool, String> {
+    let first = args.cluster.config(carrier)?;
+    let mut configs = vec![first.clone()];
+    configs.extend(args.against.map(|path| ClusterConfig { program: Program::Etcd(path), ..first }));
+    let samples = measure::compare(&configs, event, args.runs).await?;
+    let names: Vec<String> = configs.iter().map(|config| config.program.kind().to_string()).collect();
+    say(&format!("{event:?}, {} members, default timeouts", args.cluster.members));
+    say(measure::table(&names, &samples).trim_end());
+    Ok(true)
+}
+
 /// Runs until done, or until somebody wants an end; either way nothing is left behind.
 async fn until_interrupted(work: impl Future<Output = Result<bool, String>>) -> Result<bool, String> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -181,11 +211,21 @@ async fn until_interrupted(work: impl Future<Output = Result<bool, String>>) -> 
 }
 
 fn start(cli: Cli) -> Result<bool, String> {
-    let Command::Run(args) = cli.command;
-    let carrier = carrier(args.cluster.links)?;
+    let links = match &cli.command {
+        Command::Run(args) => args.cluster.links,
+        Command::Failover(args) | Command::Move(args) | Command::Restart(args) => args.cluster.links,
+    };
+    let carrier = carrier(links)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|e| format!("cannot start runtime: {e}"))?;
-    runtime.block_on(until_interrupted(run(args, carrier)))
+    runtime.block_on(until_interrupted(async {
+        match cli.command {
+            Command::Run(args) => run(args, carrier).await,
+            Command::Failover(args) => measure(args, Event::Failover, carrier).await,
+            Command::Move(args) => measure(args, Event::Move, carrier).await,
+            Command::Restart(args) => measure(args, Event::Restart, carrier).await,
+        }
+    }))
 }
 
 fn main() -> ExitCode {

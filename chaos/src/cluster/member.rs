@@ -38,8 +38,10 @@ pub struct Member {
     log: PathBuf,
     process: Option<Child>,
     state: State,
-    /// It may end by itself: it was asked to, put out, or lives on a full disk.
+    /// This process may end by itself: it was asked to, or put out.
     may_end: bool,
+    /// So may every process here: the disk is full.
+    disk_full: bool,
     /// Ends that nobody wanted.
     unwanted_ends: Vec<ExitStatus>,
 }
@@ -61,6 +63,7 @@ impl Member {
             process: None,
             state: State::Stopped,
             may_end: false,
+            disk_full: false,
             unwanted_ends: Vec::new(),
         })
     }
@@ -109,7 +112,7 @@ impl Member {
         {
             self.process = None;
             self.state = State::Ended(status);
-            if !self.may_end {
+            if !self.may_end && !self.disk_full {
                 self.unwanted_ends.push(status);
             }
         }
@@ -119,6 +122,13 @@ impl Member {
     /// From now until its next start nobody minds if the process ends by itself.
     pub fn may_end(&mut self) {
         self.may_end = true;
+    }
+
+    /// While its disk is full nobody minds either, however often it is started.
+    pub fn disk_full(&mut self, full: bool) {
+        // Whatever ended before belongs to the time before.
+        self.state();
+        self.disk_full = full;
     }
 
     /// All ends by itself that were not to be expected.
@@ -153,11 +163,13 @@ impl Member {
         }
     }
 
-    /// SIGCONT.
-    pub fn resume(&mut self) {
-        if self.state() == State::Paused && self.signal(Signal::CONT) {
+    /// SIGCONT; false if it was not held.
+    pub fn resume(&mut self) -> bool {
+        let resumed = self.state() == State::Paused && self.signal(Signal::CONT);
+        if resumed {
             self.state = State::Running;
         }
+        resumed
     }
 
     fn signal(&mut self, signal: Signal) -> bool {

@@ -155,7 +155,8 @@ impl Cluster {
             within(CALL_PATIENCE, client.member_promote(pb::MemberPromoteRequest { id })).await.map(|_| ())
         };
         // An earlier attempt that was not answered has taken effect.
-        let voter = |status: &Status| status.message().contains("can only promote a learner").then_some(());
+        let voter =
+            |status: &Status| status.message().ends_with("can only promote a learner member").then_some(());
         let problem = |e| format!("cannot promote member name={}: {e}", self.name(node));
         self.ask_others(node, deadline, call, voter).await.map_err(problem)
     }

@@ -198,9 +198,9 @@ impl Cluster {
         self.member(node).pause();
     }
 
-    /// SIGCONT.
-    pub fn resume(&self, node: NodeIndex) {
-        self.member(node).resume();
+    /// SIGCONT; false if it was not held.
+    pub fn resume(&self, node: NodeIndex) -> bool {
+        self.member(node).resume()
     }
 
     /// SIGTERM, and waits until the process is gone; one that does not end is killed.
@@ -227,6 +227,11 @@ impl Cluster {
     /// Nobody minds if a member ends by itself until it is started again.
     pub fn may_end(&self, node: NodeIndex) {
         self.member(node).may_end();
+    }
+
+    /// Nobody minds that while its disk is full.
+    pub fn disk_full(&self, node: NodeIndex, full: bool) {
+        self.member(node).disk_full(full);
     }
 
     /// Ends of a member that nobody wanted, such as after a panic.

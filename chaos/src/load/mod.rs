@@ -71,8 +71,8 @@ pub enum Phase {
     Work,
     /// No new work; watches go on until they have seen something newer than this revision.
     Drain(h::Revision),
-    /// Stop, whatever is missing.
-    Over(h::Revision),
+    /// Stop. What is missing up to this revision, if one is given, is lost.
+    Over(Option<h::Revision>),
 }
 
 /// What all clients share.
@@ -96,8 +96,9 @@ impl Context {
         match self.phase.has_changed() {
             Ok(_) => *self.phase.borrow(),
             Err(_) => match *self.phase.borrow() {
-                Phase::Work => Phase::Over(0),
-                Phase::Drain(revision) | Phase::Over(revision) => Phase::Over(revision),
+                Phase::Work => Phase::Over(None),
+                Phase::Drain(revision) => Phase::Over(Some(revision)),
+                over => over,
             },
         }
     }
@@ -224,9 +225,9 @@ impl Load {
     }
 
     /// Waits until all watches have seen something newer than this revision, and no longer than this
-    /// time.
-    pub async fn finish(mut self, revision: h::Revision, patience: Duration) -> Result<Recorded, String> {
-        self.phase.send_replace(Phase::Drain(revision));
+    /// time; without a revision nothing is waited for.
+    pub async fn finish(mut self, to: Option<h::Revision>, patience: Duration) -> Result<Recorded, String> {
+        self.phase.send_replace(to.map_or(Phase::Over(None), Phase::Drain));
         let mut all = Recorded::default();
         let mut take = |result: Result<Recorded, tokio::task::JoinError>| -> Result<(), String> {
             let recorded = result.map_err(|e| format!("a client failed: {e}"))?;
@@ -245,7 +246,7 @@ impl Load {
         if let Ok(result) = tokio::time::timeout(patience, drained).await {
             result?;
         } else {
-            self.phase.send_replace(Phase::Over(revision));
+            self.phase.send_replace(Phase::Over(to));
             while let Some(result) = self.clients.join_next().await {
                 take(result)?;
             }

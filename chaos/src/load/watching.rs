@@ -64,7 +64,7 @@ pub async fn read_history(
     let work = follow(session, &context, plan, |_| {});
     let end = async {
         tokio::time::sleep(patience).await;
-        phase.send_replace(Phase::Over(to));
+        phase.send_replace(Phase::Over(Some(to)));
         std::future::pending().await
     };
     let mut watch = tokio::select! {
@@ -121,11 +121,13 @@ pub async fn follow(
             break;
         }
     }
-    if let Phase::Drain(revision) | Phase::Over(revision) = context.phase()
-        && plan.lifetime.is_none()
-    {
-        watching.watch.drained_to = Some(revision);
-    }
+    watching.watch.drained_to = match context.phase() {
+        // Whatever it waited for has not come in its lifetime.
+        _ if plan.lifetime.is_some() => None,
+        Phase::Work => None,
+        Phase::Drain(revision) => Some(revision),
+        Phase::Over(revision) => revision,
+    };
     watching.watch
 }
 

@@ -150,8 +150,11 @@ impl Nemesis {
                 nodes.iter().for_each(|node| self.cluster.pause(*node));
                 // Longer than the others, since nobody notices a short one.
                 tokio::time::sleep(lasts.mul_f64(1.4)).await;
-                nodes.iter().for_each(|node| self.cluster.resume(*node));
-                self.timeline.note(&format!("{} goes on", self.names(&nodes)));
+                for node in nodes {
+                    if self.cluster.resume(node) {
+                        self.timeline.note(&format!("{} goes on", self.cluster.name(node)));
+                    }
+                }
             }
             Fault::Isolate(who) | Fault::Deaf(who) | Fault::Mute(who) => {
                 let hit = self.choose(who, &mut rng).await;
@@ -238,13 +241,14 @@ impl Nemesis {
     async fn fill_disk(&self, lasts: Duration) {
         let Some((node, _)) = self.cluster.config().small_disk else { return };
         let filler = self.cluster.home(node).join("filler");
-        self.cluster.may_end(node);
+        self.cluster.disk_full(node, true);
         let bytes = fill(filler.clone()).await;
         self.timeline.note(&format!("FullDisk: {} after {bytes} more bytes", self.cluster.name(node)));
         tokio::time::sleep(lasts).await;
         if let Err(e) = std::fs::remove_file(&filler) {
             self.problem(format!("cannot free the disk path={}: {e}", filler.display()));
         }
+        self.cluster.disk_full(node, false);
         let ended = matches!(self.cluster.state(node), State::Ended(_));
         let text = if ended { "has ended, is started" } else { "lives" };
         self.timeline.note(&format!("over: FullDisk: {} {text}", self.cluster.name(node)));

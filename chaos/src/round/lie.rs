@@ -185,15 +185,9 @@ fn early_lease(history: &mut h::History) -> Option<String> {
     let granted = operations(history, |operation| {
         matches!(operation.request, h::Request::LeaseGrant { .. }) && operation.reply().is_some()
     });
-    let revoked = |id: h::LeaseId| {
-        history.operations.iter().any(|other| other.request == h::Request::LeaseRevoke { id })
-    };
-    let id_of = |index: usize| match history.operations[index].request {
-        h::Request::LeaseGrant { id, .. } => id,
-        _ => 0,
-    };
-    let index = granted.into_iter().find(|index| !revoked(id_of(*index)))?;
-    let (id, grant) = (id_of(index), history.operations[index].clone());
+    let index = granted.first().copied()?;
+    let h::Request::LeaseGrant { id, .. } = history.operations[index].request else { return None };
+    let grant = history.operations[index].clone();
     let revision = grant.reply()?.revision;
     let asked = grant.completed? + 1;
     let body = h::ReplyBody::LeaseTimeToLive { ttl: -1, granted_ttl: 0, keys: Vec::new() };

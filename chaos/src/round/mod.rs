@@ -147,18 +147,17 @@ impl Round<'_> {
         tokio::time::sleep(CALM).await;
         load.end_work();
         let work_over = self.clock.now();
-        let mut to = h::Revision::MAX - 1;
+        let mut to = None;
         let rest = async {
             healed?;
             self.cluster.await_agreement(AGREE_PATIENCE).await?;
             self.note("all members agree");
             settle::end_leases(&self.cluster, &mut closer).await?;
-            to = settle::revision(&mut closer).await?;
+            to = Some(settle::revision(&mut closer).await?);
             settle::mark(&mut closer).await
         };
         let mut rested = rest.await;
-        let patience = if rested.is_ok() { DRAIN_PATIENCE } else { Duration::ZERO };
-        let recorded = load.finish(to, patience).await;
+        let recorded = load.finish(to.filter(|_| rested.is_ok()), DRAIN_PATIENCE).await;
         let mut found = None;
         if rested.is_ok() {
             rested = self.cluster.await_agreement(AGREE_PATIENCE).await;
