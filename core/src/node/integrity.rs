@@ -84,7 +84,7 @@ impl Integrity {
     /// Judges by the other `members`; whoever left counts no more.
     pub fn judge(&mut self, others: &[MemberId]) -> Judgement {
         self.agrees.retain(|id, _| others.contains(id));
-        let quorum = (others.len() + 1) / 2 + 1;
+        let quorum = others.len().div_ceil(2) + 1;
         let agree = 1 + self.agrees.values().filter(|agrees| **agrees).count();
         let differ = self.agrees.values().filter(|agrees| !**agrees).count();
         match (differ, agree) {

@@ -168,7 +168,7 @@ impl Message {
                 }
                 let text = bytes.split_to(length);
                 let error = Error::ALL.iter().find(|error| error.to_string().as_bytes() == text)?;
-                let requests = read_all(&mut bytes, |bytes| get_uv(bytes))?;
+                let requests = read_all(&mut bytes, get_uv)?;
                 Self::Refused { boot: first, error: *error, requests }
             }
             5 => {

@@ -392,15 +392,7 @@ impl Node {
     fn hear(&mut self, from: MemberId, message: Bytes) {
         self.contacts.heard(from, self.now);
         match Message::decode(message) {
-            Some(Message::Raft(message)) => {
-                // Anything else that cannot be used is as good as lost on the way.
-                if !self.removed && self.owner.peer_message(from, &message) == Err(Refused::LogLost) {
-                    self.failed.get_or_insert(Fatal::Raft(format!(
-                        "{}; remove the member from the cluster and add it again with an empty data directory",
-                        Refused::LogLost
-                    )));
-                }
-            }
+            Some(Message::Raft(message)) => self.hear_raft(from, &message),
             Some(Message::Forward { term, entry }) => self.commands_forwarded(from, term, entry),
             Some(Message::Membership { term, entry }) => self.membership_forwarded(from, term, entry),
             Some(Message::Refused { boot, error, requests }) => self.forwards_refused(boot, error, &requests),
@@ -408,6 +400,19 @@ impl Node {
             Some(Message::LeaseTell { boot, tells }) => self.lease_told(boot, tells),
             Some(Message::Hash { index, hash }) => self.integrity.heard(from, index, hash),
             None => {}
+        }
+    }
+
+    fn hear_raft(&mut self, from: MemberId, message: &[u8]) {
+        if self.removed {
+            return;
+        }
+        // Anything else that cannot be used is as good as lost on the way.
+        if self.owner.peer_message(from, message) == Err(Refused::LogLost) {
+            self.failed.get_or_insert(Fatal::Raft(format!(
+                "{}; remove the member from the cluster and add it again with an empty data directory",
+                Refused::LogLost
+            )));
         }
     }
 
