@@ -139,6 +139,13 @@ impl Server {
         self.fate.failure().map_or(Ok(()), Err)
     }
 
+    /// Stops without handing leadership over, so that the others have to notice by themselves that
+    /// it is gone; for tests of what they do then. Everything acknowledged is kept.
+    #[doc(hidden)]
+    pub fn abandon(mut self) {
+        self.end();
+    }
+
     /// Waits for leadership, and announces name and client URLs to the cluster.
     fn announce(&mut self) -> Result<(), StartError> {
         let runtimes = self.runtimes.as_ref().expect("not stopped yet");
@@ -199,6 +206,10 @@ impl Server {
 
     fn stop(&mut self) {
         self.hand_over();
+        self.end();
+    }
+
+    fn end(&mut self) {
         let Some(runtimes) = self.runtimes.take() else { return };
         self.stopping.send_replace(true);
         self.threads.stop_watching();
@@ -271,6 +282,7 @@ fn log_settings(settings: &Settings) {
         "heartbeat-interval" = format!("{}ms", config.heartbeat_ms),
         "election-timeout" = format!("{}ms", config.election_ms),
         "snapshot-count" = config.snapshot_count,
+        "snapshot-catchup-entries" = config.snapshot_catchup_entries,
         "max-txn-ops" = config.max_txn_ops,
         "max-request-bytes" = config.max_request_bytes,
         "quota-backend-bytes" = config.quota_backend_bytes,

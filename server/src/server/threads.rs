@@ -76,12 +76,17 @@ pub fn start(settings: Settings, opened: Opened, peer_listeners: Vec<TcpListener
         strict_reconfig: config.strict_reconfig_check,
         max_learners: config.max_learners,
         auto_repair: config.auto_repair,
+        kept_entries: usize::try_from(config.snapshot_catchup_entries).unwrap_or(usize::MAX),
         ..NodeConfig::new(identity.cluster_id, identity.member_id, boot, rand::random())
     };
     let node = Node::new(node_config, Arc::clone(&engine) as Arc<dyn Engine>, recovered)?;
     let reader = node.reader();
     let hub_state = new_hub(&settings, &reader);
     let published = Arc::new(Published::new(node.status()));
+    if node.status().removed.contains(&identity.member_id) {
+        // It was told before it was stopped, and need not hear it from the others again.
+        published.set_removed_self();
+    }
     let (hub, hub_work) = hub_thread();
     let (storage, storage_work) =
         storage_thread(Arc::clone(&engine), reader.compact_revision(), reader.revision(), &settings.config);
