@@ -51,9 +51,15 @@ pub enum JoinError {
     Runtime(#[from] std::io::Error),
 }
 
+/// On a thread of its own, because whoever starts a server may be inside a runtime already.
 fn ask(urls: &[String]) -> Result<Result<ClusterInfo, FetchError>, std::io::Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(folkmoot_peer::fetch_cluster(urls, WITHIN)))
+    std::thread::scope(|scope| {
+        let asking = std::thread::Builder::new().name("join".into()).spawn_scoped(scope, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok(runtime.block_on(folkmoot_peer::fetch_cluster(urls, WITHIN)))
+        })?;
+        asking.join().unwrap_or_else(|_| Err(std::io::Error::other("the thread that asks panicked")))
+    })
 }
 
 fn urls_of_others(cluster: &InitialCluster, own_name: &str) -> Vec<String> {

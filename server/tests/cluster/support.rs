@@ -90,6 +90,8 @@ pub fn config_of(name: &str, data_dir: PathBuf, port: u16) -> Config {
         election_ms: 500,
         // Members must otherwise have been in touch for five seconds before they may change.
         strict_reconfig_check: false,
+        // Nothing here is about losing power.
+        unsafe_no_fsync: true,
         ..Config::alone_in(data_dir)
     }
 }
@@ -156,11 +158,10 @@ impl Cluster {
         }
     }
 
-    /// Settings for one that was added at `port` and is going to join; the others are those that
-    /// have a place.
+    /// Settings for one that was added at `port` and is going to join those that run.
     pub fn joiner(&self, port: u16) -> Config {
         let name = format!("m{}", self.places.len());
-        let others = self.places.iter().map(|place| {
+        let others = self.places.iter().filter(|place| place.server.is_some()).map(|place| {
             format!("{}={}", place.config.name, place.config.initial_advertise_peer_urls[0])
         });
         let members: Vec<String> = others.chain([format!("{name}={}", peer_url(port))]).collect();
