@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use folkmoot_core::types::MemberId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::offer::{Offer, Part, decode_chunk, decode_done, decode_file_end, encode_resume};
@@ -110,6 +111,9 @@ fn write(
     mut parts: mpsc::Receiver<Part>,
     ended: oneshot::Sender<Result<(), Refusal>>,
 ) {
+    if !staging::has_begun(&slot, offered.identity) {
+        discard_idle(shared, offered.from);
+    }
     // Answers that nobody waits for belong to a connection that is gone.
     let preparation = staging::prepare(&mut slot, &shared.config, offered);
     let goes_on = matches!(preparation, Ok(Prepared::Resume(_)));
@@ -121,6 +125,7 @@ fn write(
     let answer = match taken {
         Ok(None) => return,
         Ok(Some(dir)) => {
+            discard_idle(shared, offered.from);
             let offer = &offered.offer;
             let (from, id, bytes) = (offered.from, offer.id, offer.bytes().unwrap_or(u64::MAX));
             tracing::info!(%from, id, bytes, dir = %dir.display(), "snapshot arrived");
@@ -131,4 +136,19 @@ fn write(
         Err(refusal) => Err(refusal),
     };
     let _ = ended.send(answer);
+}
+
+/// Whoever sends now has newer news than those who stopped in the middle: their rests would only
+/// take space.
+fn discard_idle(shared: &Shared, except: MemberId) {
+    let state = shared.state.lock();
+    let others: Vec<_> =
+        state.slots.iter().filter(|(id, _)| **id != except).map(|(_, slot)| Arc::clone(slot)).collect();
+    drop(state);
+    for other in others {
+        // One that is being written is locked.
+        if let Ok(mut idle) = other.try_lock() {
+            staging::discard(&mut idle);
+        }
+    }
 }

@@ -65,6 +65,10 @@ impl Drop for Report {
 
 /// Starts to send a snapshot, in place of an older one to the same member.
 pub(crate) fn send(shared: &Arc<Shared>, to: MemberId, snapshot: SnapshotToSend) {
+    // An owner that answers each failure with another try would never come back from here.
+    if shared.tasks.stopped() {
+        return;
+    }
     let outcome = Err(SnapshotError::Stopped);
     let report = Report { shared: Arc::clone(shared), to, id: snapshot.id, outcome };
     let registered = {
