@@ -45,7 +45,7 @@ async fn take(
     reader: &mut FrameReader,
     writer: &mut FrameWriter,
 ) -> Result<(), ConnectionError> {
-    let frame = writer.keep_alive_during(reader.next_content()).await??;
+    let frame = writer.keep_alive_during(reader.next_content()).await?;
     if frame.kind != Kind::Offer {
         return Err(ConnectionError::Unexpected(frame.kind));
     }
@@ -56,7 +56,7 @@ async fn take(
     let offered = Offered { from: hello.from, offer, payload, identity };
     // The connection that this one replaces may still have its last part to write.
     let slot = Arc::clone(shared.state.lock().slots.entry(hello.from).or_default());
-    let slot = writer.keep_alive_during(slot.lock_owned()).await?;
+    let slot = writer.keep_alive_during(slot.lock_owned()).await;
 
     let (parts, waiting) = mpsc::channel(PARTS_WAITING);
     let (prepared, preparation) = oneshot::channel();
@@ -64,12 +64,12 @@ async fn take(
     let on_disk = Arc::clone(shared);
     shared.tasks.spawn_blocking(move || write(&on_disk, slot, &offered, prepared, waiting, ended));
 
-    match writer.keep_alive_during(preparation).await?.map_err(|_| ConnectionError::Closed)? {
+    match writer.keep_alive_during(preparation).await.map_err(|_| ConnectionError::Closed)? {
         Ok(Prepared::Accepted) => return Ok(()),
         Ok(Prepared::Resume(have)) => writer.send(Kind::Resume, &encode_resume(&have)).await?,
         Err(refusal) => return Err(ConnectionError::Refusing(refusal)),
     }
-    writer.keep_alive_during(feed(reader, parts, end)).await?
+    writer.keep_alive_during(feed(reader, parts, end)).await
 }
 
 /// Passes parts on until the disk's thread has an answer.
