@@ -22,6 +22,7 @@ mod proposals;
 mod reads;
 mod repair;
 mod snapshots;
+mod taken;
 mod upkeep;
 
 #[cfg(test)]
@@ -61,6 +62,7 @@ use message::{LeaseTell, Message};
 use proposals::Proposals;
 use reads::{Reads, Waiter};
 use snapshots::Snapshots;
+use taken::Taken;
 use upkeep::Upkeep;
 
 /// See the module.
@@ -74,6 +76,9 @@ pub struct Node {
     /// Entries of other members' clients, to be proposed here.
     forwarded: Vec<Bytes>,
     forwarded_bytes: usize,
+    taken: Taken,
+    /// The leader may not have got everything: what is in flight goes there again at a tick.
+    send_again: bool,
     /// The leader has just refused commands: the next try waits for a tick.
     hold_forwards_until: Instant64,
     /// Answers for members whose commands did not get into the log.
@@ -162,6 +167,7 @@ impl Node {
             sole_leader: false,
             learner: applied.conf_state.learners.contains(&config.member_id),
             corrupt: false,
+            compared: 0,
             state_hash: (applied.index, applied.chain_hash),
             removed: Arc::new(machine.members().removed()),
             members: Arc::new(machine.members().list()),
@@ -173,6 +179,8 @@ impl Node {
             proposals: Proposals::new(config.member_id, config.boot),
             forwarded: Vec::new(),
             forwarded_bytes: 0,
+            taken: Taken::default(),
+            send_again: false,
             hold_forwards_until: Instant64(0),
             refusals: Vec::new(),
             own_commands: Vec::new(),
@@ -296,7 +304,10 @@ impl Node {
             }
             Input::Flushed { index } => self.upkeep.flushed(self.now, index),
             Input::Peer { from, message } => self.hear(from, message),
-            Input::PeerUnreachable { peer } => self.owner.unreachable(peer),
+            Input::PeerUnreachable { peer } => {
+                self.owner.unreachable(peer);
+                self.send_again |= self.owner.leader() == Some(peer);
+            }
             Input::SnapshotMade { .. }
             | Input::SnapshotNotMade { .. }
             | Input::SnapshotSent { .. }
@@ -371,6 +382,7 @@ impl Node {
         self.give_way();
         self.follow_transfer();
         self.give_up_on_requests();
+        self.forward_again(out);
         if self.now >= self.next_second {
             self.next_second = self.now.after(std::time::Duration::from_secs(1));
             self.checkpoint_leases();
@@ -433,6 +445,8 @@ impl Node {
         if role.0 != Role::Leader || old_term != role.1 {
             self.stop_leasing();
             self.drop_forwarded();
+            self.taken.clear();
+            self.membership.taken.clear();
         }
         self.follow_transfer();
     }
@@ -581,6 +595,7 @@ impl Node {
             (self.status.committed, self.status.applied) = (committed, applied);
             self.status.sole_leader = sole_leader;
             self.status.corrupt = self.corrupt;
+            self.status.compared = self.integrity.compared_count();
             self.status.state_hash = (applied, self.machine.applied().chain_hash);
             out.push(Output::Status(self.status.clone()));
         }
