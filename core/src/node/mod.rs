@@ -111,6 +111,8 @@ pub struct Node {
     /// This member was removed from the cluster.
     removed: bool,
     upkeep: Upkeep,
+    /// The revision of the last rows given out.
+    stored_revision: i64,
     role: (Role, Term, Option<MemberId>),
     next_tick: Instant64,
     next_second: Instant64,
@@ -205,6 +207,7 @@ impl Node {
             restored: None,
             removed: machine.members().was_removed(config.member_id),
             upkeep: Upkeep::new(applied.index),
+            stored_revision: applied.revision,
             role: (owner.role(), owner.term(), owner.leader()),
             next_tick: Instant64(0),
             next_second: Instant64(0),
@@ -489,6 +492,12 @@ impl Node {
         let applied = self.machine.applied();
         let (index, revision) = (applied.index, applied.revision);
         let batch = self.machine.take_rows();
+        if mutant!("the_position_is_written_before_its_rows") {
+            let mut position = crate::env::WriteBatch::new();
+            self.machine.applied().write(&mut position);
+            out.push(Output::Store(StoreWrite { index, revision: self.stored_revision, batch: position }));
+        }
+        self.stored_revision = revision;
         self.upkeep.handed_out(index, batch.size_bytes());
         out.push(Output::Store(StoreWrite { index, revision, batch }));
     }

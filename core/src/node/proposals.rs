@@ -107,7 +107,9 @@ impl Proposals {
         for (position, request) in self.in_flight.iter().enumerate() {
             let Some(request) = request.as_ref().filter(|request| request.term == term) else { continue };
             let bytes = builder.size_bytes() + request.waiting.command.body.len();
-            if builder.count() > 0 && (builder.count() >= limits::ENTRY_COMMANDS_MAX || bytes > limits::ENTRY_BYTES_TARGET) {
+            if builder.count() > 0
+                && (builder.count() >= limits::ENTRY_COMMANDS_MAX || bytes > limits::ENTRY_BYTES_TARGET)
+            {
                 let next = EntryBuilder::new(self.origin, self.boot);
                 entries.push(std::mem::replace(&mut builder, next).finish());
             }

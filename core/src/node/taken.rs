@@ -103,7 +103,9 @@ mod tests {
     #[test]
     fn starts_of_members_are_told_apart() {
         let mut taken = Taken::default();
-        assert!(taken.take(MemberId(1), 1, 5) && taken.take(MemberId(2), 1, 5) && taken.take(MemberId(1), 2, 5));
+        assert!(
+            taken.take(MemberId(1), 1, 5) && taken.take(MemberId(2), 1, 5) && taken.take(MemberId(1), 2, 5)
+        );
         assert!(!taken.take(MemberId(1), 2, 5));
         taken.clear();
         assert!(taken.take(MemberId(1), 2, 5));

@@ -129,7 +129,10 @@ impl Owner {
             applied: applied.0,
             pre_vote: true,
             check_quorum: true,
-            read_only_option: raft::ReadOnlyOption::Safe,
+            read_only_option: match mutant!("reads_trust_the_clock") {
+                true => raft::ReadOnlyOption::LeaseBased,
+                false => raft::ReadOnlyOption::Safe,
+            },
             max_size_per_msg: 1 << 20,
             max_inflight_msgs: 256,
             max_uncommitted_size: limits::PENDING_BYTES_MAX as u64,
@@ -337,6 +340,11 @@ impl Owner {
             self.raw.advance_append_async(ready);
             if !records {
                 self.settle_without_write(&mut write, out);
+            }
+            if let Some(point) = install.filter(|_| mutant!("the_log_is_reset_before_the_rows_are_there")) {
+                self.installing = Some(Installing { point, held: None });
+                out.install = Some(point);
+                break;
             }
             if let Some(point) = install {
                 // The hard state of a snapshot must not reach the disk before its rows do.
