@@ -182,7 +182,7 @@ impl Node {
                 continue;
             }
             if change == MembershipChange::Remove(me)
-                && let Some(successor) = self.owner.best_successor()
+                && let Some(successor) = self.best_successor()
                 && !mutant!("a_removed_leader_goes_on")
             {
                 // The next leader removes this one: the command finds its way there by itself.
@@ -263,9 +263,9 @@ impl Node {
     /// heard of has nothing, whatever the numbers say.
     fn check_caught_up(&self, id: MemberId) -> Result<(), Error> {
         let last = self.owner.last_index().0;
-        let progress = self.owner.follower_progress(id).filter(|progress| progress.active);
-        match progress {
-            Some(progress) if progress.matched.0 > 0 && progress.matched.0 >= last / 10 * 9 => Ok(()),
+        let matched = self.owner.matched(id).filter(|_| self.contacts.is_in_touch(id, self.now));
+        match matched {
+            Some(matched) if matched.0 > 0 && matched.0 >= last / 10 * 9 => Ok(()),
             _ if mutant!("a_lagging_learner_is_promoted") => Ok(()),
             _ => Err(Error::LearnerNotReady),
         }

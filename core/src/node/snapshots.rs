@@ -128,14 +128,23 @@ impl Node {
             return;
         }
         let Some(arrived) = self.snapshots.arrived.take() else { return };
+        // The message and the files must speak of the same, before consensus believes the message.
+        let position = &arrived.position;
+        let point = SnapshotPoint { index: position.index, term: position.term };
+        let fits = position.cluster_id == self.config.cluster_id
+            && self.owner.snapshot_point(arrived.from, &arrived.message) == Some(point);
+        if !fits {
+            out.push(Output::DiscardSnapshot { staged: arrived.staged });
+            return;
+        }
         match self.owner.snapshot_arrived(arrived.from, &arrived.message) {
-            Ok(Arrival::Taken) if arrived.position.cluster_id == self.config.cluster_id => {
+            Ok(Arrival::Taken) => {
                 self.snapshots.installing = Some(arrived);
                 // The order to install comes out of the next drain of consensus.
                 self.upkeep.status_changed = true;
             }
             Ok(Arrival::NoLeader) => self.snapshots.arrived = Some(arrived),
-            Ok(Arrival::Taken | Arrival::NotWanted) | Err(_) => {
+            Ok(Arrival::NotWanted) | Err(_) => {
                 out.push(Output::DiscardSnapshot { staged: arrived.staged });
             }
         }

@@ -459,17 +459,17 @@ impl Owner {
         self.raw.raft.lead_transferee.map(MemberId)
     }
 
-    /// The voter that would be the best next leader: heard from lately, with the most of the log.
-    pub fn best_successor(&self) -> Option<MemberId> {
+    /// The voter that would be the best next leader: of those `in_touch`, the one with the most of
+    /// the log.
+    pub fn best_successor(&self, in_touch: impl Fn(MemberId) -> bool) -> Option<MemberId> {
         let tracker = self.raw.raft.prs();
         let voters = tracker.conf().voters().ids();
         tracker
             .iter()
-            .filter(|(id, progress)| {
-                **id != self.config.id.0 && voters.contains(**id) && progress.recent_active
-            })
-            .max_by_key(|(id, progress)| (progress.matched, std::cmp::Reverse(**id)))
-            .map(|(id, _)| MemberId(*id))
+            .map(|(id, progress)| (MemberId(*id), progress.matched))
+            .filter(|(id, _)| *id != self.config.id && voters.contains(id.0) && in_touch(*id))
+            .max_by_key(|(id, matched)| (*matched, std::cmp::Reverse(*id)))
+            .map(|(id, _)| id)
     }
 
     /// Stops leading without waiting for anybody, in the current term.
