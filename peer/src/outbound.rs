@@ -1,7 +1,7 @@
 //! Messages to another member: a connection that is made again whenever it is lost.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 
@@ -44,8 +44,12 @@ async fn keep_connected(shared: &Arc<Shared>, peer: &Arc<Peer>) {
         let target = peer.target.lock().clone();
         match dial_member(shared, &target, Purpose::Messages, &mut first_url).await {
             Ok(link) => {
-                backoff.reset();
+                let start = Instant::now();
                 let error = talk(shared, peer, link).await;
+                // One that breaks at once, again and again, is no success.
+                if start.elapsed() >= shared.config.backoff_max {
+                    backoff.reset();
+                }
                 if let ConnectionError::Refused(refusal) | ConnectionError::Refusing(refusal) = &error {
                     shared.note_refusal(peer, refusal);
                 }
