@@ -1,6 +1,5 @@
 //! Builds the member's threads and the runtimes around them.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use crate::config::Settings;
 use crate::node::{
     CoreThread, Inbox, NodeHandle, Port, Published, Reports, Shared, StorageHandle, run_wal, storage_thread,
 };
-use crate::peer::{self, PeersSetup, PeersThread, SnapshotDesk};
+use crate::peer::{self, PeerSocket, PeersSetup, PeersThread, SnapshotDesk};
 use crate::runtimes::{self, RuntimeParts, Runtimes};
 use crate::tasks::{Fate, spawn_thread};
 use crate::upkeep;
@@ -68,7 +67,7 @@ fn join(thread: &mut Option<JoinHandle<()>>) {
 }
 
 /// Starts the member's threads and the runtimes, which serve nothing yet.
-pub fn start(settings: Settings, opened: Opened, peer_listeners: Vec<TcpListener>) -> Result<Server, StartError> {
+pub fn start(settings: Settings, opened: Opened, peer_sockets: Vec<PeerSocket>) -> Result<Server, StartError> {
     let Opened { dir, engine, wal, recovered, identity, boot, contacts } = opened;
     let config = &settings.config;
     let node_config = NodeConfig {
@@ -107,14 +106,14 @@ pub fn start(settings: Settings, opened: Opened, peer_listeners: Vec<TcpListener
             boot,
             incarnation: dir.incarnation(),
         },
-        listeners: peer_listeners,
+        sockets: peer_sockets,
         dir: Arc::clone(&dir),
         snapshots: Arc::clone(&snapshots),
         inbox: Arc::clone(&inbox),
         published: Arc::clone(&published),
         snapshot_rate: Some(SNAPSHOT_BYTES_PER_SECOND),
     };
-    let (peers, peers_thread) = peer::start(setup, &fate).map_err(StartError::Thread)?;
+    let (peers, peers_thread) = peer::start(setup, &fate)?;
     match node.status().members.is_empty() {
         // It has yet to hear from the cluster who belongs to it.
         true => peers.set_first_contacts(contacts),
