@@ -81,6 +81,7 @@ crash: build-tools
 
 compat: build-tools
 	tests/compat/with-server.sh $(FOLKMOOT)
+	tests/compat/cluster.sh $(FOLKMOOT)
 
 tour: build-tools
 	python3 tests/tour.py $(FOLKMOOT)

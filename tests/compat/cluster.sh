@@ -11,7 +11,7 @@ work=$(mktemp -d)
 declare -A pids=() peer=() client=()
 background=()
 finish() {
-  for pid in "${background[@]}" "${pids[@]}"; do kill -9 "$pid" 2>/dev/null; done
+  { kill -9 "${background[@]}" "${pids[@]}"; wait; } 2>/dev/null
   rm -rf "$work"
 }
 trap finish EXIT
@@ -63,15 +63,16 @@ start() {
     --initial-cluster "$2" --initial-cluster-state "$3" >>"$work/$1.log" 2>&1 &
   pids[$1]=$!
 }
-serves() { etcdctl --endpoints "127.0.0.1:${client[$1]}" get nothing; }
 endpoints() { local list='' name; for name in "$@"; do list+="${list:+,}127.0.0.1:${client[$name]}"; done; echo "$list"; }
+# etcdctl takes endpoints from a flag or from the environment, but not from both.
+serves() { ETCDCTL_ENDPOINTS=$(endpoints "$1") etcdctl get nothing; }
 # Of a member: its hexadecimal number.
 id_of() { etcdctl member list | grep ", $1, " | cut -d, -f1; }
 # The member that leads, by name.
 leader() {
   local name
   for name in a b c; do
-    etcdctl --endpoints "127.0.0.1:${client[$name]}" endpoint status 2>/dev/null | grep -q ', true, ' && echo "$name" && return
+    ETCDCTL_ENDPOINTS=$(endpoints "$name") etcdctl endpoint status 2>/dev/null | grep -q ', true, ' && echo "$name" && return
   done
   return 1
 }
@@ -120,8 +121,7 @@ ETCDCTL_ENDPOINTS=$without_leader etcdctl lock l --ttl 5 >"$work/second" 2>&1 &
 background+=($!)
 waits() { [ "$(ETCDCTL_ENDPOINTS=$without_leader etcdctl get l/ --prefix --keys-only | grep -c .)" = 2 ]; }
 wait_for waits
-kill -9 "${pids[$now]}"
-wait "${pids[$now]}" 2>/dev/null
+{ kill -9 "${pids[$now]}" && wait "${pids[$now]}"; } 2>/dev/null
 expect "a write after the loss of the leader" "OK" "$(ETCDCTL_ENDPOINTS=$without_leader etcdctl put k v2 --command-timeout=20s)"
 # Longer than the lease of the lock: it lives only because it is kept alive at the new leader.
 sleep 7
@@ -143,7 +143,7 @@ expect_match "an unstarted learner" "unstarted, , $peer_url, , true" "$(etcdctl 
 d=$(etcdctl member list | grep "$peer_url" | cut -d, -f1)
 expect_match "promote too early" "can only promote a learner member which is in sync with leader" "$(etcdctl member promote "$d" 2>&1)"
 start d "$(grep '^ETCD_INITIAL_CLUSTER=' "$work/add" | cut -d'"' -f2)" existing
-serves_itself() { etcdctl --endpoints "$(endpoints d)" get k --consistency=s --print-value-only | grep -q v2; }
+serves_itself() { ETCDCTL_ENDPOINTS=$(endpoints d) etcdctl get k --consistency=s --print-value-only | grep -q v2; }
 if wait_for serves_itself; then ok "the learner has the old keys"; else bad "the learner has the old keys" "$(tail -3 "$work/d.log")"; fi
 expect_match "a learner reads only what it has" "rpc not supported for learner" "$(ETCDCTL_ENDPOINTS=$(endpoints d) etcdctl get k 2>&1)"
 promote() { etcdctl member promote "$d"; }
@@ -151,7 +151,7 @@ if wait_for promote; then ok "member promote"; else bad "member promote" "$(prom
 expect "get at the promoted member" "v2" "$(ETCDCTL_ENDPOINTS=$(endpoints d) etcdctl get k --print-value-only)"
 gone=$(leader)
 ETCDCTL_ENDPOINTS=$(endpoints a b c d)
-expect_match "member remove of the leader" "Member $(id_of "$gone") removed from cluster" "$(etcdctl member remove "$(id_of "$gone")" 2>&1)"
+expect_match "member remove of the leader" "Member +$(id_of "$gone") removed from cluster" "$(etcdctl member remove "$(id_of "$gone")" 2>&1)"
 if wait "${pids[$gone]}"; then ok "the removed member ends well"; else bad "the removed member ends well" "status $?"; fi
 unset "pids[$gone]"
 left=()

@@ -33,7 +33,10 @@ fn three_members_started_by_flags_serve_as_one() {
     assert_eq!(statuses.len(), 3);
     let leaders = statuses.iter().filter(|s| s["Status"]["leader"] == s["Status"]["header"]["member_id"]);
     assert_eq!(leaders.count(), 1);
-    assert_eq!(run_json(&members.endpoints(), ["endpoint", "health", "--cluster"]).as_array().unwrap().len(), 3);
+    assert_eq!(
+        run_json(&members.endpoints(), ["endpoint", "health", "--cluster"]).as_array().unwrap().len(),
+        3
+    );
     for member in &members.0 {
         for line in member.log_lines() {
             assert_ne!(line["level"], "error", "{line}");
@@ -166,10 +169,8 @@ fn a_member_is_added_started_as_the_command_says_and_promoted() {
     let told = run_text(&members.endpoints(), ["member", "add", &name, "--peer-urls", &url, "--learner"]);
     assert!(told.contains(&url), "{told}");
     let early = support::run(
-        support::folkmoot(["member", "promote", &added_id(&members, &url)]).env(
-            "FOLKMOOT_ENDPOINTS",
-            members.endpoints(),
-        ),
+        support::folkmoot(["member", "promote", &added_id(&members, &url)])
+            .env("FOLKMOOT_ENDPOINTS", members.endpoints()),
         "",
     );
     assert!(failure(&early, 1).contains("in sync with leader"));
@@ -177,9 +178,70 @@ fn a_member_is_added_started_as_the_command_says_and_promoted() {
     let id = added_id(&members, &url);
     eventually("the promotion", || {
         let mut command = support::folkmoot(["member", "promote", &id]);
-        support::run(command.env("FOLKMOOT_ENDPOINTS", members.endpoints()), "").status.success().then_some(())
+        support::run(command.env("FOLKMOOT_ENDPOINTS", members.endpoints()), "")
+            .status
+            .success()
+            .then_some(())
     });
     run_text(&fourth.endpoint(), ["put", "a", "1"]);
+}
+
+#[test]
+fn a_joining_member_may_be_killed_at_any_moment_and_joins_in_the_end() {
+    let members = Members::start(3, "one");
+    let value = "v".repeat(10_000);
+    for number in 0..50 {
+        run_text(&members.0[0].endpoint(), ["put", &format!("k{number:02}"), &value]);
+    }
+    let port = free_port();
+    let mut fourth = Member::like(&members.0[0], port);
+    fourth.joins(&members.peer_ports());
+    let url = format!("http://127.0.0.1:{port}");
+    run_text(&members.endpoints(), ["member", "add", &fourth.name, "--peer-urls", &url]);
+    // What it has reached before it is killed: the same again may come too fast to be seen, or never.
+    let moments = [
+        "starting an etcd server",
+        "opened the data directory",
+        "connected to a peer",
+        "received and saved database snapshot",
+        "installed a snapshot",
+        "ready to serve client requests",
+    ];
+    for moment in moments {
+        fourth.spawn();
+        eventually(moment, || {
+            let log = fourth.log();
+            (log.contains(moment) || log.contains("ready to serve client requests")).then_some(())
+        });
+        fourth.process().signal(Signal::KILL);
+        fourth.wait();
+    }
+    fourth.start();
+    let count = run_text(&fourth.endpoint(), ["get", "k", "--prefix", "--count-only"]);
+    assert_eq!(count, "50\n");
+    run_text(&fourth.endpoint(), ["put", "a", "1"]);
+    let hashes = run_json(&members.endpoints(), ["endpoint", "hashkv", "--cluster", "--rev", "52"]);
+    let hashes: Vec<_> = hashes.as_array().unwrap().iter().map(|one| one["HashKV"]["hash"].clone()).collect();
+    assert_eq!(hashes.len(), 4);
+    assert!(hashes.windows(2).all(|pair| pair[0] == pair[1]), "{hashes:?}");
+}
+
+#[test]
+fn new_members_may_be_killed_while_they_wait_for_each_other() {
+    let mut members = Members::prepare(3, "one");
+    for signal in [Signal::KILL, Signal::TERM] {
+        // One of three waits for the others, and dies by whatever signal comes.
+        members.0[0].spawn();
+        eventually("the open data directory", || {
+            members.0[0].log().contains("opened the data directory").then_some(())
+        });
+        members.0[0].process().signal(signal);
+        assert_eq!(members.0[0].wait().signal(), Some(signal.as_raw()));
+        assert!(!members.0[0].log().contains("ready to serve client requests"));
+    }
+    members.0.iter_mut().for_each(Member::spawn);
+    members.0.iter().for_each(Member::wait_until_it_serves);
+    run_text(&members.0[0].endpoint(), ["put", "a", "1"]);
 }
 
 /// The hexadecimal number of the member at a peer URL.

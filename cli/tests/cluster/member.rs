@@ -173,18 +173,29 @@ impl Member {
 pub struct Members(pub Vec<Member>);
 
 impl Members {
-    /// Starts a new cluster, named m0, m1 and so on.
-    pub fn start(count: usize, token: &str) -> Self {
+    /// Members of a new cluster, named m0, m1 and so on, which are yet to be started.
+    pub fn prepare(count: usize, token: &str) -> Self {
         let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
-        Self::start_with(&ports, token, &Rc::new(tempfile::tempdir().expect("there is room for a folder")))
+        Self::at(&ports, token, &Rc::new(tempfile::tempdir().expect("there is room for a folder")))
+    }
+
+    /// Starts a new cluster.
+    pub fn start(count: usize, token: &str) -> Self {
+        Self::prepare(count, token).started()
     }
 
     /// Starts another new cluster at the addresses of one that was killed.
     pub fn start_at(other: &Self, token: &str) -> Self {
-        Self::start_with(&other.peer_ports(), token, &other.0[0].folder)
+        Self::at(&other.peer_ports(), token, &other.0[0].folder).started()
     }
 
-    fn start_with(ports: &[u16], token: &str, folder: &Rc<TempDir>) -> Self {
+    fn started(mut self) -> Self {
+        self.0.iter_mut().for_each(Member::spawn);
+        self.0.iter().for_each(Member::wait_until_it_serves);
+        self
+    }
+
+    fn at(ports: &[u16], token: &str, folder: &Rc<TempDir>) -> Self {
         let all: Vec<String> =
             ports.iter().enumerate().map(|(at, port)| format!("m{at}=http://127.0.0.1:{port}")).collect();
         let member = |(at, port): (usize, &u16)| Member {
@@ -198,10 +209,7 @@ impl Members {
             process: None,
             folder: Rc::clone(folder),
         };
-        let mut members = Self(ports.iter().enumerate().map(member).collect());
-        members.0.iter_mut().for_each(Member::spawn);
-        members.0.iter().for_each(Member::wait_until_it_serves);
-        members
+        Self(ports.iter().enumerate().map(member).collect())
     }
 
     pub fn peer_ports(&self) -> Vec<u16> {

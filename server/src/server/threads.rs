@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::store::Opened;
 use super::{Server, StartError};
-use crate::config::Settings;
+use crate::config::{Gate, Settings};
 use crate::node::{
     CoreThread, Inbox, NodeHandle, Port, Published, Reports, Shared, StorageHandle, run_wal, storage_thread,
 };
@@ -67,7 +67,11 @@ fn join(thread: &mut Option<JoinHandle<()>>) {
 }
 
 /// Starts the member's threads and the runtimes, which serve nothing yet.
-pub fn start(settings: Settings, opened: Opened, peer_sockets: Vec<PeerSocket>) -> Result<Server, StartError> {
+pub fn start(
+    settings: Settings,
+    opened: Opened,
+    peer_sockets: Vec<PeerSocket>,
+) -> Result<Server, StartError> {
     let Opened { dir, engine, wal, recovered, identity, boot, contacts } = opened;
     let config = &settings.config;
     let node_config = NodeConfig {
@@ -79,6 +83,7 @@ pub fn start(settings: Settings, opened: Opened, peer_sockets: Vec<PeerSocket>) 
         strict_reconfig: config.strict_reconfig_check,
         max_learners: config.max_learners,
         auto_repair: config.auto_repair,
+        lease_checkpoints: config.feature_gates.is_on(Gate::LeaseCheckpoint),
         kept_entries: usize::try_from(config.snapshot_catchup_entries).unwrap_or(usize::MAX),
         ..NodeConfig::new(identity.cluster_id, identity.member_id, boot, rand::random())
     };
@@ -151,13 +156,8 @@ pub fn start(settings: Settings, opened: Opened, peer_sockets: Vec<PeerSocket>) 
         known_members: None,
         fate: fate.clone(),
     };
-    let reports = Reports {
-        inbox: Arc::clone(&inbox),
-        hub: hub.clone(),
-        published,
-        snapshots,
-        dir: Arc::clone(&dir),
-    };
+    let reports =
+        Reports { inbox: Arc::clone(&inbox), hub: hub.clone(), published, snapshots, dir: Arc::clone(&dir) };
 
     // When one of the member's threads ends early, the core thread must end too, and with it
     // everybody's wait.

@@ -30,6 +30,13 @@ async fn a_learner_is_promoted_once_it_has_caught_up() {
     let second = cluster.add(follower, &peer_url(free_port()), true).await;
     assert_status(second, Code::FailedPrecondition, "etcdserver: too many learner members in cluster");
 
+    // Other peer URLs make no voter of it.
+    for url in [peer_url(free_port()), peer_url(port)] {
+        let members = cluster.update(follower, added.id, &url).await.unwrap().members;
+        let updated = members.iter().find(|member| member.id == added.id).expect("is listed");
+        assert!(updated.is_learner && updated.peer_urls == [url]);
+    }
+
     let config = cluster.joiner(port);
     cluster.places.push(Place { config, server: None });
     cluster.start_again(&[3]);
@@ -50,10 +57,7 @@ async fn a_learner_is_promoted_once_it_has_caught_up() {
     assert!(members.iter().all(|member| !member.is_learner));
     let again = cluster.promote(follower, added.id).await;
     assert_status(again, Code::FailedPrecondition, "etcdserver: can only promote a learner member");
-    eventually("the end of learning", async || {
-        (!cluster.status(3).await.is_learner).then_some(())
-    })
-    .await;
+    eventually("the end of learning", async || (!cluster.status(3).await.is_learner).then_some(())).await;
     assert_eq!(cluster.get(3, "k0").await.as_deref(), Some("v"));
     cluster.put(3, "a", "1").await;
     let members = cluster.wait_for_members(4).await;

@@ -125,8 +125,8 @@ async fn what_is_no_sensible_change_is_refused_in_etcds_words() {
 }
 
 #[tokio::test]
-async fn members_change_only_once_a_majority_has_been_in_touch_for_a_while() {
-    let cluster = Cluster::start_with(3, |_, config| config.strict_reconfig_check = true);
+async fn members_change_only_while_a_majority_has_been_in_touch_for_a_while() {
+    let mut cluster = Cluster::start_with(3, |_, config| config.strict_reconfig_check = true);
     let started = Instant::now();
     let at = cluster.follower().await;
     let url = peer_url(free_port());
@@ -134,17 +134,31 @@ async fn members_change_only_once_a_majority_has_been_in_touch_for_a_while() {
     if started.elapsed() < Duration::from_secs(4) {
         assert_status(early, Code::Unavailable, "etcdserver: unhealthy cluster");
     }
-    eventually("a healthy cluster", async || {
-        match cluster.add(at, &url, true).await {
-            Ok(_) => Some(()),
-            Err(status) => {
-                assert_eq!(status.message(), "etcdserver: unhealthy cluster");
-                None
-            }
+    eventually("a healthy cluster", async || match cluster.add(at, &url, true).await {
+        Ok(_) => Some(()),
+        Err(status) => {
+            assert_eq!(status.message(), "etcdserver: unhealthy cluster");
+            None
         }
     })
     .await;
     assert!(started.elapsed() >= Duration::from_secs(4), "{:?}", started.elapsed());
+
+    // With one of three gone no other may go, and none may come; only the lost one may be removed.
+    let leader = cluster.leader().await;
+    let lost = (leader + 1) % 3;
+    let (lost_id, healthy_id) = (cluster.id(lost), cluster.id((leader + 2) % 3));
+    cluster.lose(lost).await;
+    let own_url = cluster.places[leader].config.initial_advertise_peer_urls[0].clone();
+    eventually("the loss to be noticed", async || {
+        let refused = cluster.add(leader, &own_url, false).await.expect_err("the URL is taken");
+        (refused.message() == "etcdserver: unhealthy cluster").then_some(())
+    })
+    .await;
+    let unhealthy = cluster.remove(leader, healthy_id).await;
+    assert_status(unhealthy, Code::Unavailable, "etcdserver: unhealthy cluster");
+    cluster.remove(leader, lost_id).await.unwrap();
+    cluster.put(leader, "a", "1").await;
 }
 
 #[tokio::test]

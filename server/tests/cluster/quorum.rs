@@ -42,7 +42,8 @@ async fn http_get(cluster: &Cluster, at: usize, path: &str) -> String {
 #[tokio::test]
 async fn without_a_majority_what_needs_one_times_out_and_the_rest_is_served() {
     let (mut cluster, left) = lonely().await;
-    let (mut kv, mut again, mut lease) = (cluster.kv(left).await, cluster.kv(left).await, cluster.lease(left).await);
+    let (mut kv, mut again, mut lease) =
+        (cluster.kv(left).await, cluster.kv(left).await, cluster.lease(left).await);
     let range = pb::RangeRequest { key: bytes("a"), ..Default::default() };
     let keep = tokio_stream::iter([pb::LeaseKeepAliveRequest { id: 5 }]);
     // Not a voter: it may be added after all, and would have to be started then.
