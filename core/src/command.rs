@@ -43,6 +43,17 @@ pub enum Kind {
     MemberPublish = 10,
     /// Cluster version, UTF-8 text such as `3.6.0`
     ClusterVersion = 11,
+    /// `etcdserverpb.Member` with id, peer URLs and whether it is a learner; stands in a
+    /// membership entry
+    MemberAdd = 12,
+    /// Id of a member, u64 le; stands in a membership entry
+    MemberRemove = 13,
+    /// Id of a learner, u64 le; stands in a membership entry
+    MemberPromote = 14,
+    /// `etcdserverpb.Member` with id and new peer URLs
+    MemberUpdate = 15,
+    /// Id of a member, u64 le, and the random number of its disk, u64 le
+    MemberDisk = 16,
 }
 
 impl Kind {
@@ -60,8 +71,19 @@ impl Kind {
             9 => Self::Alarm,
             10 => Self::MemberPublish,
             11 => Self::ClusterVersion,
+            12 => Self::MemberAdd,
+            13 => Self::MemberRemove,
+            14 => Self::MemberPromote,
+            15 => Self::MemberUpdate,
+            16 => Self::MemberDisk,
             _ => return None,
         })
+    }
+
+    /// Whether the command changes who belongs to the cluster, which only the leader may propose,
+    /// one at a time, as an entry that consensus itself understands.
+    pub fn changes_membership(self) -> bool {
+        matches!(self, Self::MemberAdd | Self::MemberRemove | Self::MemberPromote)
     }
 }
 

@@ -186,6 +186,12 @@ impl WriteBatch {
         self.buf.len()
     }
 
+    /// The changes from this many bytes on, as they are laid out: equal bytes are equal changes.
+    /// `from` is an earlier [`Self::size_bytes`].
+    pub fn bytes_from(&self, from: usize) -> &[u8] {
+        &self.buf[from.min(self.buf.len())..]
+    }
+
     /// The changes in the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = RowChange<'_>> {
         let mut rest: &[u8] = &self.buf;

@@ -74,7 +74,8 @@ pub trait History: Send + Sync {
     /// about `bytes_max` bytes, whole revisions only. Everything below `to` must be stored.
     ///
     /// # Errors
-    /// `Compacted` when `from` is below the compacted revision.
+    /// `Compacted` when `from` is below the compacted revision; `Timeout` while the rows are being
+    /// replaced by a snapshot's: to be asked again after [`crate::watch::Hub::reset`].
     fn batches(
         &self,
         from: i64,
@@ -85,5 +86,8 @@ pub trait History: Send + Sync {
 
     /// The record that a change superseded, `None` if compaction removed it (etcd then sends no
     /// `prev_kv`).
+    ///
+    /// # Errors
+    /// `Timeout` as for [`Self::batches`].
     fn prev_kv(&self, event: &Event) -> Result<Option<KeyValue>, Failure>;
 }

@@ -19,6 +19,7 @@ pub mod error;
 pub mod event;
 pub mod lease;
 pub mod limits;
+pub mod mutant;
 pub mod mvcc;
 pub mod node;
 pub mod raft;

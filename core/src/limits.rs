@@ -36,6 +36,12 @@ pub const UNSTORED_BYTES_MAX: usize = 64 << 20;
 pub const TAIL_ENTRIES_KEPT: usize = 5_000;
 /// The same in bytes.
 pub const TAIL_BYTES_KEPT: usize = 16 << 20;
+/// Bytes of log kept in memory for followers that are getting a snapshot.
+pub const TAIL_BYTES_FOR_SNAPSHOT: usize = 256 << 20;
+/// Hashes of the state kept by log index, to compare with those of other members.
+pub const STATE_HASHES_KEPT: usize = 16_384;
+/// Bytes of commands or lease requests in one message to the leader.
+pub const FORWARD_BYTES_MAX: usize = 1 << 20;
 /// Size of a write-ahead log segment.
 pub const WAL_SEGMENT_BYTES: usize = 64 << 20;
 /// The engine is flushed when this much log was written since the last flush.

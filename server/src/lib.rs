@@ -13,6 +13,7 @@ pub mod api;
 pub mod config;
 pub mod http;
 pub mod node;
+pub mod peer;
 pub mod observe;
 pub mod read;
 pub mod version;

@@ -10,11 +10,11 @@ use std::path::Path;
 use folkmoot_core::apply::meta::Applied;
 use folkmoot_core::cluster::{Member, rows};
 use folkmoot_core::env::{Engine as _, Family, MemoryEngine, WriteBatch};
-use folkmoot_core::raft::ConfState;
+use folkmoot_core::node::{Bootstrap, begin_anew};
 use folkmoot_core::types::{LogIndex, Term};
 use folkmoot_core::wal::LogPoint;
+use folkmoot_storage::StorageError;
 use folkmoot_storage::archive::{self, RestoreOptions, RestoreRow};
-use folkmoot_storage::{DirIdentity, StorageError};
 
 use crate::config::{Config, ConfigError};
 use crate::identity;
@@ -64,16 +64,19 @@ pub fn restore(archive: &Path, config: &Config) -> Result<Restored, RestoreError
         // The cluster is written anew.
         RestoreRow::Row { .. } => Ok(()),
         RestoreRow::End => {
-            write_position(&found, identity, batch)?;
-            rows::put_cluster_version(batch, CLUSTER_VERSION);
+            let before = Applied::load(&found)
+                .map_err(|error| error.to_string())?
+                .ok_or("it holds no applied position, so it was not made by this program")?;
             let member = Member {
                 id: identity.member_id,
                 name: String::new(),
                 peer_urls: settings.advertise_peer.clone(),
                 client_urls: Vec::new(),
                 learner: false,
+                incarnation: 0,
             };
-            rows::put_member(batch, &member);
+            begin_anew(batch, before, &Bootstrap { cluster_id: identity.cluster_id, members: vec![member] });
+            rows::put_cluster_version(batch, CLUSTER_VERSION);
             Ok(())
         }
     })?;
@@ -83,20 +86,4 @@ pub fn restore(archive: &Path, config: &Config) -> Result<Restored, RestoreError
         revision: summary.header.revision,
         row_count: summary.rows(),
     })
-}
-
-/// The applied position of a member that starts a new log.
-fn write_position(found: &MemoryEngine, identity: DirIdentity, batch: &mut WriteBatch) -> Result<(), String> {
-    let before = Applied::load(found)
-        .map_err(|error| error.to_string())?
-        .ok_or("it holds no applied position, so it was not made by this program")?;
-    Applied {
-        index: LogIndex(0),
-        term: Term(0),
-        cluster_id: identity.cluster_id,
-        conf_state: ConfState { voters: vec![identity.member_id], learners: Vec::new() },
-        ..before
-    }
-    .write(batch);
-    Ok(())
 }

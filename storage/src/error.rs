@@ -161,6 +161,31 @@ pub enum StorageError {
         /// The engine's words.
         reason: String,
     },
+    /// A snapshot from another member is damaged, incomplete, or of a newer version.
+    #[error(
+        "snapshot cannot be used and was not installed, have another one sent: dir={}: {reason}",
+        dir.display()
+    )]
+    SnapshotDamaged {
+        /// The directory in which it arrived.
+        dir: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A snapshot from a member of another cluster.
+    #[error(
+        "snapshot belongs to another cluster and was not installed, check the peer URLs of the \
+         members: dir={} cluster={found} expected_cluster={expected}",
+        dir.display()
+    )]
+    SnapshotForeign {
+        /// The directory in which it arrived.
+        dir: PathBuf,
+        /// Whose it is.
+        found: ClusterId,
+        /// Whose it should be.
+        expected: ClusterId,
+    },
     /// A restore must not overwrite anything.
     #[error("restore needs a directory that does not exist or is empty: dir={}", dir.display())]
     NotEmpty {

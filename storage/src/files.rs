@@ -41,14 +41,20 @@ pub(crate) fn create_dir(dir: &Path) -> Result<(), StorageError> {
 /// Makes `path` hold `bytes`, whole or not at all: written to `beside` in the same directory,
 /// synced, renamed, synced.
 pub(crate) fn replace(path: &Path, beside: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+    write(beside, bytes)?;
+    fs::rename(beside, path).context("rename a file", path)?;
+    sync_parent(path)
+}
+
+/// Makes a file that only its owner can read hold `bytes`, durably, but for its entry in the
+/// directory.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
     let write = || {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(beside)?;
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
         file.write_all(bytes)?;
         file.sync_all()
     };
-    write().context("write a file", beside)?;
-    fs::rename(beside, path).context("rename a file", path)?;
-    sync_parent(path)
+    write().context("write a file", path)
 }
 
 /// Removes a file or a directory with all in it; it may be absent.

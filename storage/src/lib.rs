@@ -1,5 +1,5 @@
-//! Bytes that survive: the write-ahead log files, the RocksDB engine, the data directory, and
-//! backup archives.
+//! Bytes that survive: the write-ahead log files, the RocksDB engine, the data directory, snapshots
+//! between members, and backup archives.
 //!
 //! The crate gives files to what [`folkmoot_core`] describes as bytes and rows. It decides no
 //! policy (when to flush, what to purge, whom to answer) and knows no network.
@@ -16,13 +16,17 @@ pub mod archive;
 pub mod data_dir;
 pub mod error;
 pub mod rocks;
+pub mod snapshot;
 pub mod thread;
 pub mod wal;
 
 mod files;
+#[cfg(test)]
+mod full_disk_tests;
 
 pub use data_dir::{DataDir, DirIdentity, OpenOptions};
 pub use error::StorageError;
-pub use rocks::{RocksEngine, RocksOptions, RocksView};
+pub use rocks::{EngineSlot, RocksEngine, RocksOptions, RocksView};
+pub use snapshot::{SnapshotFile, SnapshotFiles};
 pub use thread::boost_current_thread;
 pub use wal::{Wal, WalOptions};

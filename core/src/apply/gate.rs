@@ -27,7 +27,12 @@ fn is_refused_when_corrupt(kind: Kind) -> bool {
         | Kind::LeaseCheckpoint
         | Kind::Alarm
         | Kind::MemberPublish
-        | Kind::ClusterVersion => false,
+        | Kind::ClusterVersion
+        | Kind::MemberAdd
+        | Kind::MemberRemove
+        | Kind::MemberPromote
+        | Kind::MemberUpdate
+        | Kind::MemberDisk => false,
     }
 }
 

@@ -11,11 +11,12 @@ use crate::codec::{self, cluster::AlarmAction};
 use crate::command::{Command, Entry, Kind};
 use crate::env::{Engine, Family, WriteBatch};
 use crate::error::{Error, Failure, Fatal};
-use crate::event::{EventBatch, EventKind};
+use crate::event::EventBatch;
 use crate::lease::{self, Leases};
+use crate::mutant::mutant;
 use crate::mvcc::{self, Store};
 use crate::node::Reply;
-use crate::raft::CommittedEntry;
+use crate::raft::{CommittedEntry, ConfState, MembershipChange, membership_payload};
 use crate::types::{LeaseId, LogIndex, MemberId, Term};
 
 /// What applying brought about, in order.
@@ -38,35 +39,64 @@ pub enum Effect {
     Compacted(i64),
     /// A lease began.
     LeaseGranted(LeaseId),
+    /// The checkpoint of a lease was stored or cleared.
+    LeaseCheckpointed(LeaseId),
     /// A lease ended.
     LeaseRevoked(LeaseId),
     /// Members, alarms or the cluster version changed.
     ClusterChanged,
+    /// An alarm was turned off.
+    AlarmOff(Alarm),
+    /// Who takes part in consensus changed; consensus itself must be told, and agree.
+    MembershipChanged(MembershipChange, ConfState),
     /// The entry that marks the start of a leader's term.
     TermStarted(Term),
 }
 
 /// All replicated state of one member.
 pub struct Machine {
-    store: Store,
+    pub(super) store: Store,
     leases: Leases,
-    members: Members,
+    pub(super) members: Members,
     alarms: Alarms,
     cluster_version: String,
-    applied: Applied,
-    rows: WriteBatch,
+    pub(super) applied: Applied,
+    pub(super) rows: WriteBatch,
 }
 
 impl Machine {
     /// Reads the state back from the engine.
     pub fn load(engine: Arc<dyn Engine>, options: mvcc::Options) -> Result<Self, Fatal> {
-        let applied = Applied::load(engine.as_ref())?
-            .ok_or_else(|| Fatal::Damaged("the engine holds no applied position".into()))?;
-        let (members, alarms, cluster_version) = cluster::rows::load(engine.as_ref())?;
-        let mut leases = Leases::load(engine.as_ref())?;
+        let applied = load_position(engine.as_ref())?;
         let store = Store::open(engine, applied.revision, applied.compact_revision, options)?;
+        let mut machine = Self {
+            store,
+            leases: Leases::new(),
+            members: Members::default(),
+            alarms: Alarms::default(),
+            cluster_version: String::new(),
+            applied,
+            rows: WriteBatch::new(),
+        };
+        machine.load_beside_keys()?;
+        Ok(machine)
+    }
+
+    /// Reads everything anew after the engine's rows were replaced. Readers of the keys, which
+    /// were refused since [`Store::close`](crate::mvcc::Store::close), go on.
+    pub fn reload(&mut self, options: mvcc::Options) -> Result<(), Fatal> {
+        self.applied = load_position(self.store.engine())?;
+        self.rows = WriteBatch::new();
+        self.store.reopen(self.applied.revision, self.applied.compact_revision, options)?;
+        self.load_beside_keys()
+    }
+
+    fn load_beside_keys(&mut self) -> Result<(), Fatal> {
+        let engine = self.store.engine();
+        let (members, alarms, cluster_version) = cluster::rows::load(engine)?;
+        let mut leases = Leases::load(engine)?;
         let mut orphan = None;
-        store.for_each_leased(|id, key| {
+        self.store.for_each_leased(|id, key| {
             if leases.attach(id, key.clone()).is_err() {
                 orphan = Some(id);
             }
@@ -74,7 +104,9 @@ impl Machine {
         if let Some(id) = orphan {
             return Err(Fatal::Damaged(format!("a key hangs on a lease that does not exist; lease={id}")));
         }
-        Ok(Self { store, leases, members, alarms, cluster_version, applied, rows: WriteBatch::new() })
+        (self.members, self.alarms, self.cluster_version) = (members, alarms, cluster_version);
+        self.leases = leases;
+        Ok(())
     }
 
     /// How far this is.
@@ -127,28 +159,50 @@ impl Machine {
     /// Applies one committed entry.
     pub fn apply(&mut self, entry: CommittedEntry, effects: &mut Vec<Effect>) -> Result<(), Fatal> {
         assert_eq!(entry.index.0, self.applied.index.0 + 1, "entries are applied one after the other");
-        if entry.conf_change {
-            return Err(Fatal::Entry(format!(
-                "a membership change stands in the log, which this version cannot apply; index={}",
-                entry.index
-            )));
-        }
-        if entry.data.is_empty() {
+        let rows_before = self.rows.size_bytes();
+        let mut hash = self.applied.chain_hash;
+        fold(&mut hash, &[entry.index.0.to_le_bytes(), entry.term.0.to_le_bytes()].concat());
+        let data = match entry.conf_change {
+            true => membership_payload(&entry.data)?.into(),
+            false => entry.data,
+        };
+        if data.is_empty() {
             effects.push(Effect::TermStarted(entry.term));
         } else {
-            let Entry { origin, boot, commands } = Entry::decode(entry.data)?;
+            let Entry { origin, boot, commands } = Entry::decode(data)?;
             for (request, command) in commands {
+                if command.kind.changes_membership() != entry.conf_change {
+                    return Err(Fatal::Entry(format!(
+                        "a command stands in an entry of the wrong type; kind={:?} index={}",
+                        command.kind, entry.index
+                    )));
+                }
                 let result = match self.execute(command, (entry.index, entry.term), effects) {
                     Ok(reply) => Ok(reply),
                     Err(Failure::Answer(error)) => Err(error),
                     Err(Failure::Fatal(fatal)) => return Err(fatal),
                 };
+                if let Err(error) = &result {
+                    fold(&mut hash, error.to_string().as_bytes());
+                }
                 effects.push(Effect::Answer { origin, boot, request, result });
             }
         }
+        fold(&mut hash, self.rows.bytes_from(rows_before));
+        fold(
+            &mut hash,
+            &[self.store.revision().to_le_bytes(), self.store.compact_revision().to_le_bytes()].concat(),
+        );
+        self.applied.chain_hash = hash;
         self.applied.index = entry.index;
         self.applied.term = entry.term;
         Ok(())
+    }
+
+    /// Spoils the state as a flipped bit would, to show that it is noticed.
+    #[doc(hidden)]
+    pub fn spoil(&mut self) {
+        self.applied.chain_hash ^= 1;
     }
 
     fn execute(
@@ -210,10 +264,12 @@ impl Machine {
                 gate::pass(&self.alarms, kind, false)?;
                 // A leader that was replaced meanwhile must not end leases that the next one
                 // has renewed (etcd #15247): its proposal carries the term it led.
-                if proposed_in == term {
+                if proposed_in == term || mutant!("expiry_of_an_old_leader_counts") {
                     for (id, granted_at) in leases {
                         // A lease that was revoked and granted anew meanwhile is another one.
-                        if self.leases.get(id).is_some_and(|lease| lease.granted_at == granted_at) {
+                        if self.leases.get(id).is_some_and(|lease| {
+                            lease.granted_at == granted_at || mutant!("expiry_ends_a_lease_granted_anew")
+                        }) {
                             self.revoke(id, effects)?;
                         }
                     }
@@ -225,6 +281,7 @@ impl Machine {
                     // The lease may have ended since the leader looked.
                     if self.leases.checkpoint(id, remaining).is_ok() {
                         self.write_lease(id);
+                        effects.push(Effect::LeaseCheckpointed(id));
                     }
                 }
                 Ok(Reply::Done { revision: self.store.revision() })
@@ -245,6 +302,15 @@ impl Machine {
                 effects.push(Effect::ClusterChanged);
                 Ok(Reply::Done { revision: self.store.revision() })
             }
+            Kind::MemberAdd => self.add_member(codec::cluster::decode_member(body)?, effects),
+            Kind::MemberRemove => self.remove_member(codec::cluster::decode_member_id(body)?, effects),
+            Kind::MemberPromote => self.promote_member(codec::cluster::decode_member_id(body)?, effects),
+            Kind::MemberDisk => {
+                let (id, incarnation) = codec::cluster::decode_member_disk(body)?;
+                self.name_disk(id, incarnation, effects);
+                Ok(Reply::Done { revision: self.store.revision() })
+            }
+            Kind::MemberUpdate => self.update_member(codec::cluster::decode_member(body)?, effects),
         }
     }
 
@@ -300,7 +366,6 @@ impl Machine {
                     })?;
                 }
             }
-            self.applied.chain_hash = chained(self.applied.chain_hash, event);
         }
         self.applied.revision = batch.revision;
         effects.push(Effect::Events(Arc::new(batch)));
@@ -324,6 +389,7 @@ impl Machine {
                 }
                 cluster::rows::remove_alarm(&mut self.rows, alarm);
                 effects.push(Effect::ClusterChanged);
+                effects.push(Effect::AlarmOff(alarm));
                 vec![alarm]
             }
             AlarmAction::Activate(_, None) | AlarmAction::Deactivate(_, None) | AlarmAction::Unknown => {
@@ -343,15 +409,12 @@ impl Machine {
     }
 }
 
-/// The chain hash after one more change. It covers what clients can see, not how rows are laid
-/// out, so that compaction and engines do not matter.
-fn chained(before: u64, event: &crate::event::Event) -> u64 {
-    let mut numbers = [0u8; 25];
-    numbers[..8].copy_from_slice(&event.kv.mod_revision.to_le_bytes());
-    numbers[8..16].copy_from_slice(&event.kv.version.to_le_bytes());
-    numbers[16..24].copy_from_slice(&LeaseId::to_wire(event.kv.lease).to_le_bytes());
-    numbers[24] = u8::from(event.kind == EventKind::Delete);
-    let hash = xxh3_64_with_seed(&numbers, before);
-    let hash = xxh3_64_with_seed(&event.kv.key, hash);
-    xxh3_64_with_seed(&event.kv.value, hash)
+fn load_position(engine: &dyn Engine) -> Result<Applied, Fatal> {
+    Applied::load(engine)?.ok_or_else(|| Fatal::Damaged("the engine holds no applied position".into()))
+}
+
+/// Takes more into the chain hash. It covers what is replicated and how requests were answered,
+/// not what members do by themselves, such as removing superseded rows.
+fn fold(hash: &mut u64, bytes: &[u8]) {
+    *hash = xxh3_64_with_seed(bytes, *hash);
 }

@@ -1,4 +1,5 @@
-//! The one row that says how far the engine is: written in every batch, beside its effects.
+//! The one row that says how far the engine is: written in every batch, beside its effects. And
+//! the mark that tells rows which came as a snapshot from rows that the log led to.
 //!
 //! Layout: schema u8, then index, term, revision, compact revision + 1, chain hash, cluster id as
 //! u64 le each, then voters and learners as count u32 le and ids u64 le.
@@ -11,6 +12,7 @@ use crate::raft::ConfState;
 use crate::types::{ClusterId, LogIndex, MemberId, Term};
 
 const KEY: &[u8] = b"applied";
+const INSTALLED: &[u8] = b"installed";
 /// Version of the layout of all rows; a newer one is refused.
 pub const SCHEMA: u8 = 1;
 
@@ -25,7 +27,8 @@ pub struct Applied {
     pub revision: i64,
     /// The compacted revision, -1 if never compacted.
     pub compact_revision: i64,
-    /// Hash over all changes so far; equal on all members at the same revision.
+    /// Hash over all entries so far, what they changed and how they were answered; equal on all
+    /// members at the same index.
     pub chain_hash: u64,
     /// The cluster that the rows belong to.
     pub cluster_id: ClusterId,
@@ -82,6 +85,22 @@ impl Applied {
         let conf_state = ConfState { voters, learners };
         Ok(Some(Self { index, term, revision, compact_revision, chain_hash, cluster_id, conf_state }))
     }
+}
+
+/// Marks rows as having come as a whole at `index`: as a snapshot, as the first rows of a cluster,
+/// or out of a backup. The log need not lead up to them.
+pub fn mark_installed(rows: &mut WriteBatch, index: LogIndex) {
+    rows.put(Family::Meta, INSTALLED, &index.0.to_le_bytes());
+}
+
+/// The index at which the rows last came as a whole; 0 if they never did.
+pub fn load_installed(engine: &dyn Engine) -> Result<LogIndex, Fatal> {
+    let Some(value) = engine.get(Family::Meta, INSTALLED)? else { return Ok(LogIndex(0)) };
+    let bytes = value
+        .as_ref()
+        .try_into()
+        .map_err(|_| Fatal::Damaged("the mark of an installed snapshot cannot be read".into()))?;
+    Ok(LogIndex(u64::from_le_bytes(bytes)))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 mod gate;
 mod machine;
+mod membership;
 pub mod meta;
 
 pub use machine::{Effect, Machine};

@@ -17,6 +17,9 @@ pub struct Member {
     pub client_urls: Vec<String>,
     /// Whether it only listens.
     pub learner: bool,
+    /// The disk that it keeps its data on, a random number; 0 until it has told. A member that
+    /// comes with another one has lost what it promised.
+    pub incarnation: u64,
 }
 
 /// The members, and the ids that may never be used again.
@@ -46,6 +49,16 @@ impl Members {
     /// Whether the id belonged to a member that was removed.
     pub fn was_removed(&self, id: MemberId) -> bool {
         self.removed.contains(&id)
+    }
+
+    /// The members, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.by_id.values()
+    }
+
+    /// The ids of members that were removed, ascending.
+    pub fn removed(&self) -> Vec<MemberId> {
+        self.removed.iter().copied().collect()
     }
 
     /// All members by id.

@@ -6,6 +6,7 @@
 
 mod alarm;
 mod member;
+pub mod reconfig;
 pub mod rows;
 
 pub use alarm::{Alarm, AlarmKind, Alarms};

@@ -25,6 +25,7 @@ pub fn put_member(rows: &mut WriteBatch, member: &Member) {
     put_text(&mut value, &member.name);
     put_list(&mut value, &member.peer_urls);
     put_list(&mut value, &member.client_urls);
+    value.put_u64_le(member.incarnation);
     rows.put(Family::Sys, &id_key(MEMBER, member.id), &value);
 }
 
@@ -106,7 +107,9 @@ fn read_member(id: MemberId, value: &[u8]) -> Option<Member> {
     let name = get_text(&mut rest)?;
     let peer_urls = get_list(&mut rest)?;
     let client_urls = get_list(&mut rest)?;
-    Some(Member { id, name, peer_urls, client_urls, learner })
+    // Rows of an earlier version end here.
+    let incarnation = if rest.has_remaining() { rest.try_get_u64_le().ok()? } else { 0 };
+    Some(Member { id, name, peer_urls, client_urls, learner, incarnation })
 }
 
 fn put_text(buf: &mut Vec<u8>, text: &str) {
@@ -146,6 +149,7 @@ mod tests {
             peer_urls: vec!["http://a:1".into(), "http://b:2".into()],
             client_urls: vec![],
             learner: true,
+            incarnation: 77,
         };
         let alarm = Alarm { member: MemberId(9), kind: AlarmKind::Corrupt };
         put_member(&mut rows, &member);

@@ -30,6 +30,18 @@ impl MemoryEngine {
         Self::default()
     }
 
+    /// A copy of all rows, as a snapshot for another member is made.
+    pub fn copy(&self) -> Self {
+        let rows = self.state.read().rows.clone();
+        Self { state: RwLock::new(State { flushed: rows.clone(), rows }) }
+    }
+
+    /// Durably takes over all rows of another engine, in place of its own.
+    pub fn replace_with(&self, other: &Self) {
+        let rows = other.state.read().rows.clone();
+        *self.state.write() = State { flushed: rows.clone(), rows };
+    }
+
     /// Loses what was not flushed, as a power cut would.
     pub fn crash(&self) {
         let mut state = self.state.write();

@@ -101,7 +101,7 @@ impl Reader {
     /// `Compacted`, `FutureRev`. A negative revision hashes nothing, as in etcd.
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, Failure> {
         loop {
-            let (span, compact_revision, current) = {
+            let (span, compact_revision, current, epoch) = {
                 let state = self.state()?;
                 if revision > 0 && revision < state.compact_revision {
                     return Err(Error::Compacted.into());
@@ -114,11 +114,11 @@ impl Reader {
                     state.unstored.iter().take_while(|version| version.revision.main <= revision).cloned();
                 let span =
                     Span { revision, stored_revision: state.stored_revision, unstored: unstored.collect() };
-                (span, state.compact_revision, state.revision)
+                (span, state.compact_revision, state.revision, state.epoch)
             };
             let hash = hash_span(self.shared.engine.as_ref(), &span, compact_revision)?;
             // A compaction meanwhile may have taken rows away.
-            if self.compact_revision() == compact_revision {
+            if self.compact_revision() == compact_revision && self.epoch() == epoch {
                 let hash_revision = span.revision;
                 return Ok(HashKv { hash, hash_revision, compact_revision, revision: current });
             }

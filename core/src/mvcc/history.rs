@@ -84,7 +84,7 @@ impl History for Reader {
         revisions_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<Arc<EventBatch>>, Failure> {
-        let (stored, unstored) = {
+        let (stored, unstored, epoch) = {
             let state = self.state()?;
             if from < state.compact_revision {
                 return Err(Error::Compacted.into());
@@ -97,7 +97,7 @@ impl History for Reader {
                 .take_while(|version| version.revision.main < to)
                 .cloned()
                 .collect();
-            (stored, unstored)
+            (stored, unstored, state.epoch)
         };
         let mut batches = Batches { done: Vec::new(), open: None, bytes: 0, revisions_max, bytes_max };
         let mut full = false;
@@ -124,6 +124,9 @@ impl History for Reader {
             let _ = unstored.iter().all(|version| batches.push(version));
         }
         batches.close();
+        if self.epoch() != epoch {
+            return Err(Error::Timeout.into());
+        }
         // Compaction may have removed rows meanwhile.
         if from < self.compact_revision() {
             return Err(Error::Compacted.into());
@@ -136,6 +139,7 @@ impl History for Reader {
     fn prev_kv(&self, event: &Event) -> Result<Option<KeyValue>, Failure> {
         let at = event.kv.mod_revision - 1;
         let Some(prev) = &event.prev else { return Ok(None) };
+        let epoch = self.state()?.epoch;
         let created = event.kind == EventKind::Put && event.kv.create_revision == event.kv.mod_revision;
         if created || at < self.compact_revision() {
             return Ok(None);
@@ -170,6 +174,7 @@ impl History for Reader {
                 version: version.version,
                 lease: version.lease,
             })),
+            None if self.epoch() != epoch => Err(Error::Timeout.into()),
             None if at < self.compact_revision() => Ok(None),
             None => Err(Fatal::Damaged(format!(
                 "a superseded version is missing; revision={} sub={}",

@@ -20,7 +20,7 @@ use super::rows::Version;
 use super::store::{Miss, Shared, State};
 use super::txn::check_txn_range;
 use crate::env::Engine;
-use crate::error::{Error, Failure, Fatal};
+use crate::error::{Error, Failure};
 use crate::types::KeyRange;
 
 /// Reads without the lock held before one with it.
@@ -40,10 +40,14 @@ impl Reader {
         Self { shared }
     }
 
-    pub(super) fn state(&self) -> Result<RwLockReadGuard<'_, State>, Fatal> {
+    pub(super) fn state(&self) -> Result<RwLockReadGuard<'_, State>, Failure> {
         let state = self.shared.state.read();
         state.check_whole()?;
         Ok(state)
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.shared.state.read().epoch
     }
 
     /// The current revision.
@@ -74,6 +78,7 @@ impl Reader {
         let engine = self.shared.engine.as_ref();
         for _ in 0..FREE_ATTEMPTS {
             let state = self.state()?;
+            let epoch = state.epoch;
             let view = state.view(engine);
             let at = view.resolve(request.revision)?;
             let answer = if at == state.revision && few_records(&view, request) {
@@ -90,6 +95,8 @@ impl Reader {
                 snapshot.view(engine).range(request)
             };
             match answer {
+                // The rows were replaced under the read.
+                Ok(_) if self.epoch() != epoch => {}
                 Ok(response) => {
                     // Rows may have gone under a read of the past.
                     if at < response.revision && at < self.compact_revision() {
@@ -113,9 +120,11 @@ impl Reader {
         let engine = self.shared.engine.as_ref();
         for _ in 0..FREE_ATTEMPTS {
             let state = self.state()?;
+            let epoch = state.epoch;
             let snapshot = Snapshot::of(&state, oldest_revision(request).unwrap_or(state.revision));
             drop(state);
             match run(&snapshot.view(engine), request) {
+                Ok(_) if self.epoch() != epoch => {}
                 Ok(response) => {
                     let compact_revision = self.compact_revision();
                     if oldest_revision(request).is_some_and(|oldest| oldest < compact_revision) {

@@ -43,12 +43,21 @@ pub(super) struct State {
     pub values: Values,
     /// A command was interrupted half-way by a failing engine.
     pub broken: bool,
+    /// The engine's rows are being replaced: nothing can be read.
+    pub closed: bool,
+    /// How often they were; what was read over a change of this is worth nothing.
+    pub epoch: u64,
 }
 
 impl State {
-    pub fn check_whole(&self) -> Result<(), Fatal> {
+    pub fn check_whole(&self) -> Result<(), Failure> {
         if self.broken {
-            return Err(Fatal::Damaged("a command was interrupted, the key store is not whole".into()));
+            let reason = "a command was interrupted, the key store is not whole";
+            return Err(Fatal::Damaged(reason.into()).into());
+        }
+        if self.closed {
+            // Clients try another member, or this one again.
+            return Err(Error::Timeout.into());
         }
         Ok(())
     }
@@ -93,48 +102,54 @@ impl Store {
         compact_revision: i64,
         options: Options,
     ) -> Result<Self, Fatal> {
-        let mut records = Vec::new();
-        let mut too_new = None;
-        let everything = KeyRange::From(Bytes::new());
-        rows::newest_versions(engine.as_ref(), &everything, i64::MAX, &mut |key, row| {
-            if row.revision.main > revision {
-                too_new = Some(row.revision.main);
-                return ControlFlow::Break(());
-            }
-            if !row.tombstone {
-                records.push(Live {
-                    key: Bytes::copy_from_slice(key),
-                    value: (row.value_bytes == 0).then(Bytes::new),
-                    create_revision: row.create_revision,
-                    mod_main: row.revision.main,
-                    version: row.version,
-                    lease: LeaseId::to_wire(row.lease),
-                    mod_sub: row.revision.sub,
-                    value_bytes: row.value_bytes,
-                });
-            }
-            ControlFlow::Continue(())
-        })?;
-        if let Some(row) = too_new {
-            return Err(Fatal::Damaged(format!(
-                "a row is newer than the store; row_revision={row} revision={revision}"
-            )));
-        }
-        if compact_revision > revision {
-            return Err(Fatal::Damaged(format!(
-                "the store is compacted beyond its end; compact_revision={compact_revision} revision={revision}"
-            )));
-        }
+        let tree = load_tree(engine.as_ref(), revision, compact_revision)?;
         let state = State {
-            tree: Tree::from_sorted(records),
+            tree,
             revision,
             compact_revision,
             stored_revision: revision,
             unstored: VecDeque::new(),
             values: Values::new(options.value_cache_bytes),
             broken: false,
+            closed: false,
+            epoch: 0,
         };
         Ok(Self { shared: Arc::new(Shared { engine, state: RwLock::new(state) }), scratch: Vec::new() })
+    }
+
+    /// The rows.
+    pub fn engine(&self) -> &dyn Engine {
+        self.shared.engine.as_ref()
+    }
+
+    /// The engine's rows are about to be replaced: readers get no answers until
+    /// [`Self::reopen`].
+    pub fn close(&mut self) {
+        let mut state = self.shared.state.write();
+        state.closed = true;
+        state.epoch += 1;
+    }
+
+    /// Builds the index anew from the engine's new rows; readers go on with it.
+    ///
+    /// # Errors
+    /// As [`Self::open`]. The store stays closed then.
+    pub fn reopen(&mut self, revision: i64, compact_revision: i64, options: Options) -> Result<(), Fatal> {
+        let tree = load_tree(self.shared.engine.as_ref(), revision, compact_revision)?;
+        let mut state = self.shared.state.write();
+        let epoch = state.epoch;
+        *state = State {
+            tree,
+            revision,
+            compact_revision,
+            stored_revision: revision,
+            unstored: VecDeque::new(),
+            values: Values::new(options.value_cache_bytes),
+            broken: false,
+            closed: false,
+            epoch,
+        };
+        Ok(())
     }
 
     /// A handle for reads on any thread.
@@ -212,6 +227,43 @@ impl Store {
             }
         }
     }
+}
+
+/// The index over the live keys among the rows of `engine`.
+fn load_tree(engine: &dyn Engine, revision: i64, compact_revision: i64) -> Result<Tree, Fatal> {
+    let mut records = Vec::new();
+    let mut too_new = None;
+    let everything = KeyRange::From(Bytes::new());
+    rows::newest_versions(engine, &everything, i64::MAX, &mut |key, row| {
+        if row.revision.main > revision {
+            too_new = Some(row.revision.main);
+            return ControlFlow::Break(());
+        }
+        if !row.tombstone {
+            records.push(Live {
+                key: Bytes::copy_from_slice(key),
+                value: (row.value_bytes == 0).then(Bytes::new),
+                create_revision: row.create_revision,
+                mod_main: row.revision.main,
+                version: row.version,
+                lease: LeaseId::to_wire(row.lease),
+                mod_sub: row.revision.sub,
+                value_bytes: row.value_bytes,
+            });
+        }
+        ControlFlow::Continue(())
+    })?;
+    if let Some(row) = too_new {
+        return Err(Fatal::Damaged(format!(
+            "a row is newer than the store; row_revision={row} revision={revision}"
+        )));
+    }
+    if compact_revision > revision {
+        return Err(Fatal::Damaged(format!(
+            "the store is compacted beyond its end; compact_revision={compact_revision} revision={revision}"
+        )));
+    }
+    Ok(Tree::from_sorted(records))
 }
 
 /// Why a read did not give an answer.

@@ -17,7 +17,7 @@ use super::request::{
 use super::rows::{self, Version};
 use super::store::{Miss, State, Store};
 use crate::env::{Engine, WriteBatch};
-use crate::error::{Error, Failure, Fatal};
+use crate::error::{Error, Failure};
 use crate::event::{Event, EventBatch, EventKind, PrevVersion};
 use crate::types::{KeyRange, KeyValue, LeaseId, Revision};
 
@@ -304,7 +304,7 @@ pub(super) fn check_txn_range(view: &View<'_>, request: &RangeRequest) -> Result
 }
 
 impl Store {
-    fn begin_whole<'a>(&'a mut self, rows: &'a mut WriteBatch) -> Result<Txn<'a>, Fatal> {
+    fn begin_whole<'a>(&'a mut self, rows: &'a mut WriteBatch) -> Result<Txn<'a>, Failure> {
         let txn = self.begin(rows);
         txn.state.check_whole()?;
         Ok(txn)

@@ -24,6 +24,23 @@ pub struct NodeConfig {
     pub election_ticks: usize,
     /// Values kept in memory beside the index, in bytes.
     pub value_cache_bytes: usize,
+    /// How long a client's request may take; etcd's rule is five seconds and two election
+    /// timeouts.
+    pub request_timeout: Duration,
+    /// A leader whose log write takes longer hands over.
+    pub disk_stall: Duration,
+    /// Entries kept behind the applied one for followers that lag; who lags more gets a snapshot.
+    pub kept_entries: usize,
+    /// The same in bytes.
+    pub kept_bytes: usize,
+    /// Refuse membership changes that would risk the quorum, `--strict-reconfig-check`.
+    pub strict_reconfig: bool,
+    /// Learners that a cluster may have, `--max-learners`.
+    pub max_learners: usize,
+    /// Store how much time long leases have left (etcd's feature gate LeaseCheckpoint).
+    pub lease_checkpoints: bool,
+    /// A member whose state is wrong takes the leader's without waiting for an operator.
+    pub auto_repair: bool,
 }
 
 impl NodeConfig {
@@ -38,7 +55,21 @@ impl NodeConfig {
             heartbeat_ticks: 1,
             election_ticks: 10,
             value_cache_bytes: limits::VALUE_CACHE_BYTES_DEFAULT,
+            request_timeout: Duration::from_secs(7),
+            disk_stall: Duration::from_secs(2),
+            kept_entries: limits::TAIL_ENTRIES_KEPT,
+            kept_bytes: limits::TAIL_BYTES_KEPT,
+            strict_reconfig: true,
+            max_learners: 1,
+            lease_checkpoints: false,
+            auto_repair: false,
         }
+    }
+
+    /// When the core forgets about a request. A little later than the server, which answers by
+    /// itself and knows better words.
+    pub fn give_up_after(&self) -> Duration {
+        self.request_timeout + Duration::from_millis(500)
     }
 
     /// The shortest election timeout.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::apply::meta::Applied;
 use crate::cluster::{Alarm, Member};
 use crate::command::Command;
 use crate::env::WriteBatch;
@@ -87,10 +88,65 @@ pub enum Input {
     Peer {
         /// The sender, as the transport authenticated it.
         from: MemberId,
-        /// The encoded raft message.
+        /// Its bytes, as another member's [`Output::Send`] gave them out.
         message: Bytes,
     },
+    /// A message for this member could not be sent, or the connection to it was lost.
+    PeerUnreachable {
+        /// Which member.
+        peer: MemberId,
+    },
+    /// Leadership, if this member has it, is to go to whoever is placed best, because this
+    /// member is about to stop; answered when it has moved, at once if there is nothing to move.
+    StepDown {
+        /// Who waits.
+        slot: Slot,
+    },
+    /// The copy of the engine that [`Output::MakeSnapshot`] asked for exists.
+    SnapshotMade {
+        /// The number that was given.
+        id: SnapshotId,
+        /// The applied position that stands in the copy.
+        position: Applied,
+    },
+    /// The copy could not be made; the next follower that needs one asks again.
+    SnapshotNotMade {
+        /// The number that was given.
+        id: SnapshotId,
+    },
+    /// A transfer that [`Output::SendSnapshot`] asked for has ended. Must be given for every one,
+    /// however it ended: the follower gets nothing else until then.
+    SnapshotSent {
+        /// The receiver.
+        to: MemberId,
+        /// The number that was given.
+        id: SnapshotId,
+        /// Whether the receiver has all of it.
+        ok: bool,
+    },
+    /// Another member's snapshot arrived whole and was found good; it waits beside the engine.
+    SnapshotArrived {
+        /// The sender.
+        from: MemberId,
+        /// The message that came with it.
+        message: Bytes,
+        /// This member's own number for the files that wait.
+        staged: SnapshotId,
+        /// The applied position that stands in the files.
+        position: Applied,
+    },
+    /// [`Output::InstallSnapshot`] was carried out: the engine that this node was started with now
+    /// durably holds the rows of the snapshot.
+    SnapshotInstalled {
+        /// The number that was given.
+        staged: SnapshotId,
+    },
 }
+
+/// Number of a copy of the engine: the sender's own for one it made, the receiver's own for one
+/// that arrived.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SnapshotId(pub u64);
 
 /// One thing the caller must do. Outputs are in order; carry them out in order.
 #[derive(Debug)]
@@ -126,9 +182,54 @@ pub enum Output {
     Send {
         /// The receiver.
         to: MemberId,
-        /// The encoded raft message.
+        /// Its bytes.
         message: Bytes,
     },
+    /// Make a copy of the engine after the last [`Output::Store`], to be sent to other members;
+    /// report with [`Input::SnapshotMade`] or [`Input::SnapshotNotMade`].
+    MakeSnapshot {
+        /// Its number.
+        id: SnapshotId,
+    },
+    /// Send this copy with this message; report with [`Input::SnapshotSent`].
+    SendSnapshot {
+        /// The receiver.
+        to: MemberId,
+        /// Which copy.
+        id: SnapshotId,
+        /// The message that the receiver's [`Input::SnapshotArrived`] needs.
+        message: Bytes,
+    },
+    /// The copy is not needed any more, unless it is still being sent.
+    DropSnapshot {
+        /// Which copy.
+        id: SnapshotId,
+    },
+    /// Put the rows that wait under this number in place of the engine's: atomically and durably,
+    /// the marker of [`super::mark_installed`] written into them before, and nothing of any
+    /// earlier [`Output::Store`] afterwards. Report with [`Input::SnapshotInstalled`]. Reads of
+    /// this member give no answers until then.
+    InstallSnapshot {
+        /// Which files.
+        staged: SnapshotId,
+        /// The log index that they hold.
+        index: LogIndex,
+    },
+    /// What arrived under this number is not wanted.
+    DiscardSnapshot {
+        /// Which files.
+        staged: SnapshotId,
+    },
+    /// The keys were replaced by a snapshot's: the watch hub goes on from here.
+    Restored {
+        /// The new revision.
+        revision: i64,
+        /// The new compacted revision.
+        compact_revision: i64,
+    },
+    /// This member was removed from the cluster: it takes part in nothing any more and should
+    /// stop soon.
+    Removed,
     /// What everybody may know about the member changed; the last one of a drain counts.
     Status(Status),
     /// The member cannot go on: stop serving at once, write nothing more.
@@ -228,8 +329,11 @@ pub enum Reply {
         /// Current revision.
         revision: i64,
     },
-    /// To [`Input::TransferLeader`].
+    /// To [`Input::TransferLeader`] and [`Input::StepDown`].
     Transferred,
+    /// To [`crate::command::Kind::MemberAdd`], `MemberRemove`, `MemberUpdate` and
+    /// `MemberPromote`: the members afterwards, by id.
+    Members(Vec<Member>),
 }
 
 /// What everybody may know about the member.
@@ -248,6 +352,12 @@ pub struct Status {
     pub sole_leader: bool,
     /// Whether this member is a learner.
     pub learner: bool,
+    /// Whether this member's state was found to differ from the others': it answers nothing.
+    pub corrupt: bool,
+    /// Hash over all that was applied, and the log index it stands for.
+    pub state_hash: (LogIndex, u64),
+    /// Ids that belonged to members that were removed. Shared like the members.
+    pub removed: Arc<Vec<MemberId>>,
     /// The members, by id. Shared: replaced as a whole when it changes.
     pub members: Arc<Vec<Member>>,
     /// The active alarms. Shared: replaced as a whole when it changes.

@@ -9,34 +9,58 @@
 
 mod bootstrap;
 mod config;
+mod contacts;
+mod forward;
+mod integrity;
 mod io;
+mod leading;
+mod lease;
+mod lease_desk;
+mod membership;
+mod message;
 mod proposals;
 mod reads;
+mod repair;
+mod snapshots;
 mod upkeep;
 
 #[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use bootstrap::{Bootstrap, bootstrap, is_bootstrapped};
+pub use bootstrap::{Bootstrap, begin_anew, bootstrap, is_bootstrapped};
+use bytes::Bytes;
 pub use config::NodeConfig;
-pub use io::{Input, Output, Reply, Slot, Status, StoreWrite, WalWrite};
+pub use io::{Input, Output, Reply, Slot, SnapshotId, Status, StoreWrite, WalWrite};
 
+use crate::apply::meta::load_installed;
+pub use crate::apply::meta::mark_installed;
 use crate::apply::{Effect, Machine};
-use crate::codec;
-use crate::command::{Command, Kind};
+use crate::command::Command;
 use crate::env::Engine;
 use crate::error::{Error, Fatal};
-use crate::lease::{self, Deadlines, RenewOutcome};
+use crate::lease::Deadlines;
 use crate::limits;
+use crate::mutant::mutant;
 use crate::mvcc::{self, Reader};
-use crate::raft::{Drained, Owner, OwnerConfig, Refused, Role};
+use crate::raft::{Drained, MembershipChange, Owner, OwnerConfig, Refused, Role, StartPoint};
 use crate::types::{Instant64, LeaseId, LogIndex, MemberId, Term};
-use crate::wal::Recovered;
+use crate::wal::{LogPoint, Recovered};
+use contacts::Contacts;
+use integrity::Integrity;
+use leading::{DiskWatch, Transfer};
+use lease_desk::{Asker, LeaseDesk, Wish};
+use membership::Membership;
+use message::{LeaseTell, Message};
 use proposals::Proposals;
 use reads::{Reads, Waiter};
+use snapshots::Snapshots;
 use upkeep::Upkeep;
 
 /// See the module.
@@ -44,15 +68,47 @@ pub struct Node {
     config: NodeConfig,
     owner: Owner,
     machine: Machine,
+    /// The time of the input or drain that is being worked on.
+    now: Instant64,
     proposals: Proposals,
+    /// Entries of other members' clients, to be proposed here.
+    forwarded: Vec<Bytes>,
+    forwarded_bytes: usize,
+    /// The leader has just refused commands: the next try waits for a tick.
+    hold_forwards_until: Instant64,
+    /// Answers for members whose commands did not get into the log.
+    refusals: Vec<(MemberId, Bytes)>,
+    /// Commands of this member itself for a leader elsewhere, or here.
+    own_commands: Vec<Command>,
+    membership: Membership,
     reads: Reads,
+    lease_desk: LeaseDesk,
+    lease_tells: BTreeMap<(MemberId, u64), Vec<LeaseTell>>,
     deadlines: Deadlines,
     /// Keepalives of leases whose expiry is proposed: answered when the revoke is applied.
-    parked_renewals: BTreeMap<LeaseId, Vec<Slot>>,
-    transfer: Option<(Slot, MemberId)>,
+    parked_renewals: BTreeMap<LeaseId, Vec<Asker>>,
+    /// Keepalives of leases whose checkpoint is being cleared.
+    clearing: BTreeMap<LeaseId, Vec<Asker>>,
+    transfer: Option<Transfer>,
+    disk: DiskWatch,
+    unfit_since: Option<Instant64>,
+    contacts: Contacts,
+    integrity: Integrity,
+    /// This member's state is wrong: it answers nothing.
+    corrupt: bool,
+    repairing: bool,
+    undecided_since: Option<Instant64>,
+    snapshots: Snapshots,
+    to_drop: Vec<SnapshotId>,
+    to_discard: Vec<SnapshotId>,
+    /// A snapshot was put in place; revision and compacted revision for the watch hub.
+    restored: Option<(i64, i64)>,
+    /// This member was removed from the cluster.
+    removed: bool,
     upkeep: Upkeep,
     role: (Role, Term, Option<MemberId>),
     next_tick: Instant64,
+    next_second: Instant64,
     /// This member stood still for longer than an election timeout: it may have been replaced
     /// without knowing, so it ends no lease before leadership is confirmed again.
     stalled: bool,
@@ -71,6 +127,7 @@ impl Node {
     /// # Errors
     /// `Damaged` when engine and log do not fit together; nothing was changed then.
     pub fn new(config: NodeConfig, engine: Arc<dyn Engine>, recovered: Recovered) -> Result<Self, Fatal> {
+        let installed = load_installed(engine.as_ref())?;
         let machine = Machine::load(engine, mvcc::Options { value_cache_bytes: config.value_cache_bytes })?;
         let applied = machine.applied().clone();
         if applied.cluster_id != config.cluster_id {
@@ -79,14 +136,24 @@ impl Node {
                 applied.cluster_id, config.cluster_id
             )));
         }
+        check_members(&machine)?;
         let owner_config = OwnerConfig {
             id: config.member_id,
             election_ticks: config.election_ticks,
             heartbeat_ticks: config.heartbeat_ticks,
             boot: config.boot,
             seed: config.seed,
+            kept_entries: config.kept_entries,
+            kept_bytes: config.kept_bytes,
         };
-        let owner = Owner::new(owner_config, (applied.index, applied.term), &applied.conf_state, recovered)?;
+        let start = StartPoint {
+            applied: LogPoint { index: applied.index, term: applied.term },
+            conf_state: applied.conf_state.clone(),
+            installed,
+        };
+        let owner = Owner::new(owner_config, &start, recovered)?;
+        let mut integrity = Integrity::default();
+        integrity.applied(applied.index, applied.chain_hash);
         let status = Status {
             term: owner.term(),
             leader: owner.leader(),
@@ -94,19 +161,45 @@ impl Node {
             applied: applied.index,
             sole_leader: false,
             learner: applied.conf_state.learners.contains(&config.member_id),
+            corrupt: false,
+            state_hash: (applied.index, applied.chain_hash),
+            removed: Arc::new(machine.members().removed()),
             members: Arc::new(machine.members().list()),
             alarms: Arc::new(machine.alarms().list(None)),
             cluster_version: machine.cluster_version().into(),
         };
         Ok(Self {
+            now: Instant64(0),
             proposals: Proposals::new(config.member_id, config.boot),
+            forwarded: Vec::new(),
+            forwarded_bytes: 0,
+            hold_forwards_until: Instant64(0),
+            refusals: Vec::new(),
+            own_commands: Vec::new(),
+            membership: Membership::default(),
             reads: Reads::default(),
+            lease_desk: LeaseDesk::default(),
+            lease_tells: BTreeMap::new(),
             deadlines: Deadlines::new(),
             parked_renewals: BTreeMap::new(),
+            clearing: BTreeMap::new(),
             transfer: None,
+            disk: DiskWatch::default(),
+            unfit_since: None,
+            contacts: Contacts::default(),
+            integrity,
+            corrupt: false,
+            repairing: false,
+            undecided_since: None,
+            snapshots: Snapshots::default(),
+            to_drop: Vec::new(),
+            to_discard: Vec::new(),
+            restored: None,
+            removed: machine.members().was_removed(config.member_id),
             upkeep: Upkeep::new(applied.index),
             role: (owner.role(), owner.term(), owner.leader()),
             next_tick: Instant64(0),
+            next_second: Instant64(0),
             stalled: false,
             drained: Drained::default(),
             effects: Vec::new(),
@@ -130,31 +223,61 @@ impl Node {
         &self.status
     }
 
-    /// The chain hash and the revision it belongs to; equal on all members at equal revisions.
+    /// The revision, and the hash over everything that was applied; equal on all members at equal
+    /// log indexes.
     pub fn chain_hash(&self) -> (i64, u64) {
         (self.machine.applied().revision, self.machine.applied().chain_hash)
     }
 
+    /// The index up to which everything is applied.
+    pub fn applied_index(&self) -> LogIndex {
+        self.machine.applied().index
+    }
+
+    /// Who takes part in consensus, as the rows say.
+    pub fn conf_state(&self) -> &crate::raft::ConfState {
+        &self.machine.applied().conf_state
+    }
+
+    /// Spoils this member's state as a flipped bit in memory would; for tests of detection.
+    #[doc(hidden)]
+    pub fn spoil_state(&mut self) {
+        self.machine.spoil();
+    }
+
     /// When the next [`Input::Tick`] is due at the latest.
     pub fn next_wakeup(&self, now: Instant64) -> Instant64 {
-        if self.owner.has_more() && !self.stopped {
+        if self.stopped {
+            return Instant64(u64::MAX);
+        }
+        if self.owner.has_more() {
             return now;
         }
-        [self.deadlines.next_wakeup(now), self.reads.retry_at()]
-            .into_iter()
-            .flatten()
-            .fold(self.next_tick, Instant64::min)
+        let expiry = match self.may_expire() {
+            true => self.deadlines.next_wakeup(now),
+            false => None,
+        };
+        [expiry, self.reads.retry_at()].into_iter().flatten().fold(self.next_tick, Instant64::min)
     }
 
     /// Takes one input. Its consequences come out of the next [`Self::drain`].
     pub fn step(&mut self, now: Instant64, input: Input) {
+        self.now = self.now.max(now);
         match input {
             Input::Tick => {}
+            Input::Propose { slot, .. }
+            | Input::ReadIndex { slot }
+            | Input::LeaseRenew { slot, .. }
+            | Input::LeaseTimeToLive { slot, .. }
+                if self.corrupt =>
+            {
+                self.replies.push((slot, Err(Error::Corrupt)));
+            }
             Input::Propose { slot, command } => self.propose(slot, command),
-            Input::ReadIndex { slot } => self.reads.push(Waiter::Read(slot)),
-            Input::LeaseRenew { slot, id } => self.reads.push(Waiter::Renew(slot, id)),
+            Input::ReadIndex { slot } => self.reads.push(self.now, Waiter::Read(slot)),
+            Input::LeaseRenew { slot, id } => self.lease_desk.push(self.now, slot, id, Wish::Renew),
             Input::LeaseTimeToLive { slot, id, keys } => {
-                self.reads.push(Waiter::TimeToLive(slot, id, keys));
+                self.lease_desk.push(self.now, slot, id, Wish::TimeToLive { keys });
             }
             Input::LeaseList { slot } => {
                 let ids = self.deadlines.sorted_by_expiry(self.machine.leases());
@@ -162,21 +285,23 @@ impl Node {
                 self.replies.push((slot, Ok(Reply::LeaseList { ids, revision })));
             }
             Input::TransferLeader { slot, target } => self.transfer_leader(slot, target),
-            Input::WalDone { number } => self.owner.wal_done(number, &mut self.drained),
+            Input::StepDown { slot } => self.step_down(slot),
+            Input::WalDone { number } => {
+                self.disk.done(number);
+                self.owner.wal_done(number, &mut self.drained);
+            }
             Input::Stored { index, revision } => {
                 self.upkeep.stored(index);
                 self.machine.store_mut().stored(revision);
             }
-            Input::Flushed { index } => self.upkeep.flushed(now, index),
-            Input::Peer { from, message } => {
-                // Anything else that cannot be used is as good as lost on the way.
-                if self.owner.peer_message(from, &message) == Err(Refused::LogLost) {
-                    self.failed.get_or_insert(Fatal::Raft(format!(
-                        "{}; remove the member from the cluster and add it again with an empty data directory",
-                        Refused::LogLost
-                    )));
-                }
-            }
+            Input::Flushed { index } => self.upkeep.flushed(self.now, index),
+            Input::Peer { from, message } => self.hear(from, message),
+            Input::PeerUnreachable { peer } => self.owner.unreachable(peer),
+            Input::SnapshotMade { .. }
+            | Input::SnapshotNotMade { .. }
+            | Input::SnapshotSent { .. }
+            | Input::SnapshotArrived { .. }
+            | Input::SnapshotInstalled { .. } => self.snapshot_input(input),
         }
     }
 
@@ -185,7 +310,8 @@ impl Node {
         if self.stopped {
             return;
         }
-        if let Err(fatal) = self.work(now, out) {
+        self.now = self.now.max(now);
+        if let Err(fatal) = self.work(out) {
             self.failed.get_or_insert(fatal);
         }
         if let Some(fatal) = self.failed.take() {
@@ -196,89 +322,92 @@ impl Node {
         }
     }
 
-    fn work(&mut self, now: Instant64, out: &mut Vec<Output>) -> Result<(), Fatal> {
-        self.tick(now);
-        self.expire_leases(now);
-        self.propose_waiting();
+    fn work(&mut self, out: &mut Vec<Output>) -> Result<(), Fatal> {
+        if let Some((revision, compact_revision)) = self.restored.take() {
+            out.push(Output::Restored { revision, compact_revision });
+        }
+        self.tick(out);
+        self.expire_leases();
+        self.propose_waiting(out);
+        self.change_membership(out);
+        self.forward_lease_asks(out);
+        let now = self.now;
         self.reads.start(now, |round| self.owner.read_index(round));
         self.owner.drain(&mut self.drained)?;
         self.follow_role();
         self.emit_consensus(out);
-        self.apply(now, out)?;
-        self.serve_waiters(now);
-        out.extend(self.replies.drain(..).map(|(slot, result)| Output::Reply { slot, result }));
-        self.upkeep.plan(now, out);
+        self.apply(out)?;
+        if let Some(point) = self.drained.install.take() {
+            self.install_snapshot(point, out)?;
+        }
+        self.serve_waiters();
+        self.send_lease_tells(out);
+        self.plan_snapshots(out);
+        let corrupt = self.corrupt;
+        out.extend(self.replies.drain(..).map(|(slot, result)| match result {
+            // What a wrong state says is not to be told.
+            Ok(_) if corrupt => Output::Reply { slot, result: Err(Error::Corrupt) },
+            result => Output::Reply { slot, result },
+        }));
+        self.upkeep.plan(self.now, self.owner.log_needed_after(), out);
         self.publish_status(out);
         Ok(())
     }
 
-    fn tick(&mut self, now: Instant64) {
-        if now < self.next_tick {
+    fn tick(&mut self, out: &mut Vec<Output>) {
+        if self.now < self.next_tick {
             return;
         }
         let first = self.next_tick == Instant64(0);
         // However long the pause was, it is one tick: counting the missed ones would make a
         // member that was only paused start an election against a healthy leader.
         if !first {
-            self.stalled |= now.since(self.next_tick) > self.config.election_timeout();
-            self.owner.tick();
-        }
-        self.next_tick = now.after(self.config.tick);
-    }
-
-    fn propose(&mut self, slot: Slot, command: Command) {
-        let command = match command.kind {
-            Kind::LeaseGrant => match self.with_min_ttl(command) {
-                Ok(command) => command,
-                Err(error) => return self.replies.push((slot, Err(error))),
-            },
-            _ => command,
-        };
-        if let Err(error) = self.proposals.push(slot, command) {
-            self.replies.push((slot, Err(error)));
-        }
-    }
-
-    /// The shortest time to live follows from this member's election timeout, so it is applied
-    /// before the grant enters the log.
-    fn with_min_ttl(&self, command: Command) -> Result<Command, Error> {
-        let (id, ttl) = codec::lease::decode_grant(command.body).map_err(|_| Error::Canceled)?;
-        Ok(codec::lease::grant(id, ttl.max(lease::min_ttl(self.config.election_timeout()))))
-    }
-
-    fn propose_waiting(&mut self) {
-        // While the engine is far behind, commands wait in their bounded queue.
-        if self.owner.role() != Role::Leader || !self.proposals.has_waiting() || self.upkeep.is_behind() {
-            return;
-        }
-        let (first, entries) = self.proposals.take_entries(self.owner.term());
-        if !self.owner.propose(entries) {
-            for slot in self.proposals.dropped_since(first) {
-                self.replies.push((slot, Err(Error::TooManyRequests)));
+            self.stalled |= self.now.since(self.next_tick) > self.config.election_timeout();
+            if !self.removed && self.may_campaign() {
+                self.owner.tick();
             }
         }
+        self.next_tick = self.now.after(self.config.tick);
+        self.give_way();
+        self.follow_transfer();
+        self.give_up_on_requests();
+        if self.now >= self.next_second {
+            self.next_second = self.now.after(std::time::Duration::from_secs(1));
+            self.checkpoint_leases();
+            self.compare_states(out);
+        }
     }
 
-    fn expire_leases(&mut self, now: Instant64) {
-        if self.stalled {
-            self.stalled = false;
-            if self.deadlines.term().is_some() {
-                self.reads.push(Waiter::Lessor);
-                self.upkeep.hold_expiry = true;
+    /// Lets go of requests that have waited too long; the server has answered them by itself.
+    fn give_up_on_requests(&mut self) {
+        let (now, longest) = (self.now, self.config.give_up_after());
+        let commands = self.proposals.expire(now, longest);
+        let changes = self.membership.expire(now, longest);
+        let reads = self.reads.expire(now, longest);
+        let expired = commands.into_iter().chain(changes).chain(reads);
+        self.replies.extend(expired.map(|slot| (slot, Err(Error::Timeout))));
+        self.look_through_lease_asks();
+    }
+
+    fn hear(&mut self, from: MemberId, message: Bytes) {
+        self.contacts.heard(from, self.now);
+        match Message::decode(message) {
+            Some(Message::Raft(message)) => {
+                // Anything else that cannot be used is as good as lost on the way.
+                if !self.removed && self.owner.peer_message(from, &message) == Err(Refused::LogLost) {
+                    self.failed.get_or_insert(Fatal::Raft(format!(
+                        "{}; remove the member from the cluster and add it again with an empty data directory",
+                        Refused::LogLost
+                    )));
+                }
             }
-        }
-        if self.upkeep.hold_expiry || self.deadlines.term() != Some(self.owner.term()) {
-            return;
-        }
-        let due = self.deadlines.due(now, self.machine.leases(), limits::LEASE_REVOKE_IDS_MAX);
-        if due.is_empty() {
-            return;
-        }
-        let leases = self.machine.leases();
-        let granted: Vec<_> = due.iter().filter_map(|id| Some((*id, leases.get(*id)?.granted_at))).collect();
-        let command = codec::lease::expire(self.owner.term(), &granted);
-        if !self.owner.propose(vec![self.proposals.own_entry(&command)]) {
-            self.deadlines.unmark(now, &due);
+            Some(Message::Forward { term, entry }) => self.commands_forwarded(from, term, entry),
+            Some(Message::Membership { term, entry }) => self.membership_forwarded(from, term, entry),
+            Some(Message::Refused { boot, error, requests }) => self.forwards_refused(boot, error, &requests),
+            Some(Message::LeaseAsk { boot, asks }) => self.lease_asked(from, boot, asks),
+            Some(Message::LeaseTell { boot, tells }) => self.lease_told(boot, tells),
+            Some(Message::Hash { index, hash }) => self.integrity.heard(from, index, hash),
+            None => {}
         }
     }
 
@@ -291,41 +420,28 @@ impl Node {
         let (_, old_term, old_leader) = self.role;
         self.role = role;
         if old_term != role.1 || old_leader != role.2 {
-            for waiter in self.reads.abort_round() {
-                self.refuse(waiter, Error::LeaderChanged);
-            }
+            self.reads.abort_round();
+            self.lease_desk.leader_changed();
+            self.proposals.leader_changed();
+            self.hold_forwards_until = Instant64(0);
         }
         if role.0 != Role::Leader || old_term != role.1 {
-            self.deadlines.demote();
-            self.upkeep.hold_expiry = false;
-            for slot in std::mem::take(&mut self.parked_renewals).into_values().flatten() {
-                self.replies.push((slot, Err(Error::LeaderChanged)));
-            }
+            self.stop_leasing();
+            self.drop_forwarded();
         }
-        if let Some((slot, target)) = self.transfer
-            && role.2 == Some(target)
-        {
-            self.transfer = None;
-            self.replies.push((slot, Ok(Reply::Transferred)));
-        }
-    }
-
-    fn refuse(&mut self, waiter: Waiter, error: Error) {
-        match waiter {
-            Waiter::Read(slot) | Waiter::Renew(slot, _) | Waiter::TimeToLive(slot, ..) => {
-                self.replies.push((slot, Err(error)));
-            }
-            // The lessor asks again when it leads again.
-            Waiter::Lessor => {}
-        }
+        self.follow_transfer();
     }
 
     fn emit_consensus(&mut self, out: &mut Vec<Output>) {
+        out.extend(self.refusals.drain(..).map(|(to, message)| Output::Send { to, message }));
         for (to, message) in self.drained.messages.drain(..) {
-            out.push(Output::Send { to, message });
+            out.push(Output::Send { to, message: Message::Raft(message).encode() });
         }
         if let Some((number, batch, sync)) = self.drained.wal.take() {
             self.upkeep.logged(batch.bytes.len());
+            if sync {
+                self.disk.given_out(number, self.now);
+            }
             out.push(Output::Wal(WalWrite { number, batch, sync }));
         }
         for (round, index) in self.drained.reads.drain(..) {
@@ -333,15 +449,17 @@ impl Node {
         }
     }
 
-    fn apply(&mut self, now: Instant64, out: &mut Vec<Output>) -> Result<(), Fatal> {
+    fn apply(&mut self, out: &mut Vec<Output>) -> Result<(), Fatal> {
         let committed = std::mem::take(&mut self.drained.committed);
         let Some(last) = committed.last().map(|entry| entry.index) else { return Ok(()) };
         for entry in committed {
+            let index = entry.index;
             self.machine.apply(entry, &mut self.effects)?;
+            self.integrity.applied(index, self.machine.applied().chain_hash);
             if self.machine.rows_bytes() >= limits::APPLY_BYTES_BUDGET {
                 self.emit_rows(out);
             }
-            self.follow_effects(now, out);
+            self.follow_effects(out)?;
         }
         self.emit_rows(out);
         self.owner.applied(last);
@@ -356,11 +474,14 @@ impl Node {
         out.push(Output::Store(StoreWrite { index, revision, batch }));
     }
 
-    fn follow_effects(&mut self, now: Instant64, out: &mut Vec<Output>) {
+    fn follow_effects(&mut self, out: &mut Vec<Output>) -> Result<(), Fatal> {
         for effect in std::mem::take(&mut self.effects) {
             match effect {
                 Effect::Answer { origin, boot, request, result } => {
-                    if let Some(slot) = self.proposals.applied(origin, boot, request) {
+                    let own = origin == self.config.member_id && boot == self.config.boot;
+                    let waits = self.proposals.applied(origin, boot, request);
+                    let waits = waits.or_else(|| self.membership.finish(request).filter(|_| own));
+                    if let Some(slot) = waits {
                         self.replies.push((slot, result));
                     }
                 }
@@ -368,100 +489,70 @@ impl Node {
                 Effect::Compacted(revision) => out.push(Output::Compacted { revision }),
                 Effect::LeaseGranted(id) => {
                     if let Some(lease) = self.machine.leases().get(id) {
-                        self.deadlines.granted(now, id, lease.granted_ttl);
+                        self.deadlines.granted(self.now, id, lease.granted_ttl);
                     }
                 }
+                Effect::LeaseCheckpointed(id) => self.checkpointed(id),
                 Effect::LeaseRevoked(id) => {
                     self.deadlines.revoked(id);
-                    let revision = self.machine.store().revision();
-                    for slot in self.parked_renewals.remove(&id).into_iter().flatten() {
-                        self.replies.push((slot, Ok(Reply::LeaseRenewed { ttl: 0, revision })));
-                    }
+                    self.unpark_renewals(id);
                 }
-                Effect::ClusterChanged => {
-                    self.status.members = Arc::new(self.machine.members().list());
-                    self.status.alarms = Arc::new(self.machine.alarms().list(None));
-                    self.status.cluster_version = self.machine.cluster_version().into();
-                    self.upkeep.status_changed = true;
+                Effect::ClusterChanged => self.cluster_changed(),
+                Effect::AlarmOff(alarm) => self.alarm_cleared(alarm),
+                Effect::MembershipChanged(change, expected) => {
+                    self.owner.apply_membership(change, &expected)?;
+                    if let MembershipChange::Remove(id) = change {
+                        self.contacts.forget(id);
+                        if id == self.config.member_id {
+                            self.removed = true;
+                            out.push(Output::Removed);
+                        }
+                    }
                 }
                 Effect::TermStarted(term) => {
-                    for slot in self.proposals.term_started(term) {
-                        self.replies.push((slot, Err(Error::LeaderChanged)));
-                    }
+                    self.proposals.term_started(term);
+                    self.membership.term_started(term);
                     if self.owner.role() == Role::Leader && self.owner.term() == term {
-                        self.deadlines.promote(now, term, self.config.election_timeout());
+                        let extra = match mutant!("promotion_does_not_extend_leases") {
+                            true => std::time::Duration::ZERO,
+                            false => self.config.election_timeout(),
+                        };
+                        self.deadlines.promote(self.now, term, extra);
                     }
                 }
             }
         }
+        Ok(())
     }
 
-    fn serve_waiters(&mut self, now: Instant64) {
+    /// Takes over what everybody may know about members and alarms.
+    fn cluster_changed(&mut self) {
+        self.status.members = Arc::new(self.machine.members().list());
+        self.status.removed = Arc::new(self.machine.members().removed());
+        self.status.alarms = Arc::new(self.machine.alarms().list(None));
+        self.status.cluster_version = self.machine.cluster_version().into();
+        self.status.learner = self.machine.applied().conf_state.learners.contains(&self.config.member_id);
+        self.upkeep.status_changed = true;
+    }
+
+    fn serve_waiters(&mut self) {
+        if self.owner.is_installing() {
+            // The keys are closed.
+            return;
+        }
         for waiter in self.reads.ready(self.machine.applied().index) {
             match waiter {
                 Waiter::Read(slot) => {
                     let applied = self.machine.applied().index;
                     self.replies.push((slot, Ok(Reply::ReadIndex { applied })));
                 }
-                Waiter::Renew(slot, id) => self.renew(now, slot, id),
-                Waiter::TimeToLive(slot, id, keys) => self.time_to_live(now, slot, id, keys),
+                Waiter::Renew(asker, id) => self.renew(asker, id),
+                Waiter::TimeToLive(asker, id) => self.time_to_live(asker, id),
+                Waiter::Told { request, ttl, granted_ttl } => {
+                    self.answer_lease_ask(request, ttl, granted_ttl);
+                }
                 Waiter::Lessor => self.upkeep.hold_expiry = false,
             }
-        }
-    }
-
-    fn renew(&mut self, now: Instant64, slot: Slot, id: LeaseId) {
-        let revision = self.machine.store().revision();
-        let reply = match self.deadlines.renew(now, self.machine.leases(), id) {
-            RenewOutcome::Renewed { ttl, clear_checkpoint } => {
-                if clear_checkpoint {
-                    let command = codec::lease::checkpoint(&[(id, 0)]);
-                    self.owner.propose(vec![self.proposals.own_entry(&command)]);
-                }
-                Ok(Reply::LeaseRenewed { ttl, revision })
-            }
-            RenewOutcome::NotFound => Ok(Reply::LeaseRenewed { ttl: 0, revision }),
-            RenewOutcome::Expiring => {
-                self.parked_renewals.entry(id).or_default().push(slot);
-                return;
-            }
-            RenewOutcome::NotLeader => Err(Error::NotPrimaryLessor),
-        };
-        self.replies.push((slot, reply));
-    }
-
-    fn time_to_live(&mut self, now: Instant64, slot: Slot, id: LeaseId, keys: bool) {
-        let revision = self.machine.store().revision();
-        let reply = match (self.machine.leases().get(id), self.deadlines.term()) {
-            (None, _) => Ok(Reply::LeaseTimeToLive { ttl: -1, granted_ttl: 0, keys: Vec::new(), revision }),
-            (Some(_), None) => Err(Error::LeaderChanged),
-            (Some(lease), Some(_)) => Ok(Reply::LeaseTimeToLive {
-                ttl: self.deadlines.remaining(now, self.machine.leases(), id).unwrap_or(-1),
-                granted_ttl: lease.granted_ttl,
-                keys: if keys { lease.keys().iter().cloned().collect() } else { Vec::new() },
-                revision,
-            }),
-        };
-        self.replies.push((slot, reply));
-    }
-
-    fn transfer_leader(&mut self, slot: Slot, target: MemberId) {
-        let refused = if self.owner.role() != Role::Leader {
-            Some(Error::NotLeader)
-        } else if !self.owner.is_voter(target) {
-            Some(Error::BadLeaderTransferee)
-        } else {
-            None
-        };
-        if let Some(error) = refused {
-            self.replies.push((slot, Err(error)));
-        } else if target == self.config.member_id {
-            self.replies.push((slot, Ok(Reply::Transferred)));
-        } else if let Some((earlier, _)) = self.transfer.replace((slot, target)) {
-            self.replies.push((earlier, Err(Error::LeaderTransferTimeout)));
-            self.owner.transfer_leader(target);
-        } else {
-            self.owner.transfer_leader(target);
         }
     }
 
@@ -484,12 +575,26 @@ impl Node {
             (self.status.term, self.status.leader) = (term, leader);
             (self.status.committed, self.status.applied) = (committed, applied);
             self.status.sole_leader = sole_leader;
+            self.status.corrupt = self.corrupt;
+            self.status.state_hash = (applied, self.machine.applied().chain_hash);
             out.push(Output::Status(self.status.clone()));
         }
     }
+}
 
-    /// The index up to which everything is applied.
-    pub fn applied_index(&self) -> LogIndex {
-        self.machine.applied().index
+/// One fact in two places would be two facts: who votes must be who the member rows say.
+fn check_members(machine: &Machine) -> Result<(), Fatal> {
+    let ids = |learner: bool| -> Vec<MemberId> {
+        machine.members().iter().filter(|member| member.learner == learner).map(|member| member.id).collect()
+    };
+    let conf_state = &machine.applied().conf_state;
+    if ids(false) != conf_state.voters || ids(true) != conf_state.learners {
+        return Err(Fatal::Damaged(format!(
+            "member rows and voters disagree; voters={:?} learners={:?} members={:?}",
+            conf_state.voters,
+            conf_state.learners,
+            machine.members().list()
+        )));
     }
+    Ok(())
 }

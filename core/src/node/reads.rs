@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Slot;
+use super::lease_desk::Asker;
+use crate::mutant::mutant;
 use crate::raft::ReadRound;
 use crate::types::{Instant64, LeaseId, LogIndex};
 
@@ -20,9 +22,18 @@ pub enum Waiter {
     /// A read.
     Read(Slot),
     /// A keepalive.
-    Renew(Slot, LeaseId),
-    /// The remaining time of a lease, and whether its keys are wanted.
-    TimeToLive(Slot, LeaseId, bool),
+    Renew(Asker, LeaseId),
+    /// The remaining time of a lease.
+    TimeToLive(Asker, LeaseId),
+    /// The leader has told the remaining and the granted time of a lease.
+    Told {
+        /// Who waits, on this member.
+        request: u64,
+        /// Remaining seconds.
+        ttl: i64,
+        /// Granted seconds.
+        granted_ttl: i64,
+    },
     /// Lease expiry after this member stood still for an election timeout.
     Lessor,
 }
@@ -30,22 +41,29 @@ pub enum Waiter {
 struct Round {
     number: ReadRound,
     sent_at: Instant64,
-    waiters: Vec<Waiter>,
+    /// With the time since when.
+    waiters: Vec<(Instant64, Waiter)>,
 }
 
 /// See the module.
 #[derive(Default)]
 pub struct Reads {
-    waiting: Vec<Waiter>,
+    /// With the time since when.
+    waiting: Vec<(Instant64, Waiter)>,
     round: Option<Round>,
-    confirmed: VecDeque<(LogIndex, Vec<Waiter>)>,
+    confirmed: VecDeque<(LogIndex, Vec<(Instant64, Waiter)>)>,
     last_number: u64,
 }
 
 impl Reads {
     /// Somebody wants to read.
-    pub fn push(&mut self, waiter: Waiter) {
-        self.waiting.push(waiter);
+    pub fn push(&mut self, now: Instant64, waiter: Waiter) {
+        self.waiting.push((now, waiter));
+    }
+
+    /// Somebody waits for an index only.
+    pub fn push_confirmed(&mut self, now: Instant64, index: LogIndex, waiter: Waiter) {
+        self.confirmed.push_back((index, vec![(now, waiter)]));
     }
 
     /// Starts a round if somebody waits and none is under way, or the one under way is overdue.
@@ -70,7 +88,8 @@ impl Reads {
 
     /// A round was confirmed; ignored unless it is the one under way.
     pub fn confirm(&mut self, number: ReadRound, index: LogIndex) {
-        if let Some(round) = self.round.take_if(|round| round.number == number) {
+        let any = mutant!("late_answers_confirm_later_rounds");
+        if let Some(round) = self.round.take_if(|round| round.number == number || any) {
             self.confirmed.push_back((index, round.waiters));
         }
     }
@@ -78,16 +97,41 @@ impl Reads {
     /// Those whose index is applied, in the order of their rounds.
     pub fn ready(&mut self, applied: LogIndex) -> Vec<Waiter> {
         let mut ready = Vec::new();
-        while self.confirmed.front().is_some_and(|(index, _)| *index <= applied) {
-            ready.extend(self.confirmed.pop_front().expect("looked at above").1);
+        while self
+            .confirmed
+            .front()
+            .is_some_and(|(index, _)| *index <= applied || mutant!("reads_do_not_wait_for_apply"))
+        {
+            let (_, waiters) = self.confirmed.pop_front().expect("looked at above");
+            ready.extend(waiters.into_iter().map(|(_, waiter)| waiter));
         }
         ready
     }
 
-    /// Leadership changed: the round under way may be answered by nobody. Gives back who was in
-    /// it; who only waits for the next round goes on waiting.
-    pub fn abort_round(&mut self) -> Vec<Waiter> {
-        self.round.take().map(|round| round.waiters).unwrap_or_default()
+    /// Leadership changed: the round under way may be answered by nobody. Whoever was in it waits
+    /// for the next one, which has another number.
+    pub fn abort_round(&mut self) {
+        if let Some(round) = &mut self.round {
+            self.waiting.append(&mut round.waiters);
+            self.round = None;
+        }
+    }
+
+    /// Gives up on reads that have waited for `longest` or more without a confirmation.
+    pub fn expire(&mut self, now: Instant64, longest: Duration) -> Vec<Slot> {
+        let mut gone = Vec::new();
+        let rounds = self.round.iter_mut().map(|round| &mut round.waiters);
+        let confirmed = self.confirmed.iter_mut().map(|(_, waiters)| waiters);
+        for waiters in rounds.chain(confirmed).chain([&mut self.waiting]) {
+            waiters.retain(|(since, waiter)| match waiter {
+                Waiter::Read(slot) if now.since(*since) >= longest => {
+                    gone.push(*slot);
+                    false
+                }
+                _ => true,
+            });
+        }
+        gone
     }
 
     /// When an unanswered round is to be tried again.
@@ -105,10 +149,10 @@ mod tests {
     #[test]
     fn everybody_who_waits_shares_a_round() {
         let mut reads = Reads::default();
-        reads.push(Waiter::Read(Slot(1)));
-        reads.push(Waiter::Read(Slot(2)));
+        reads.push(Instant64(0), Waiter::Read(Slot(1)));
+        reads.push(Instant64(0), Waiter::Read(Slot(2)));
         reads.start(Instant64(0), |_| true);
-        reads.push(Waiter::Read(Slot(3)));
+        reads.push(Instant64(0), Waiter::Read(Slot(3)));
         reads.start(Instant64(1), |_| panic!("one round at a time"));
         reads.confirm(ReadRound(1), LogIndex(5));
         assert_eq!(reads.ready(LogIndex(4)), vec![]);
@@ -118,7 +162,7 @@ mod tests {
     #[test]
     fn a_late_answer_to_an_old_attempt_is_ignored() {
         let mut reads = Reads::default();
-        reads.push(Waiter::Read(Slot(1)));
+        reads.push(Instant64(0), Waiter::Read(Slot(1)));
         reads.start(Instant64(0), |_| true);
         reads.start(LATER, |number| {
             assert_eq!(number, ReadRound(2));
@@ -133,9 +177,28 @@ mod tests {
     #[test]
     fn a_round_that_cannot_start_leaves_its_readers_waiting() {
         let mut reads = Reads::default();
-        reads.push(Waiter::Read(Slot(1)));
+        reads.push(Instant64(0), Waiter::Read(Slot(1)));
         reads.start(Instant64(0), |_| false);
         reads.start(Instant64(1), |_| true);
-        assert_eq!(reads.abort_round(), vec![Waiter::Read(Slot(1))]);
+        reads.abort_round();
+        reads.confirm(ReadRound(2), LogIndex(0));
+        assert_eq!(reads.ready(LogIndex(9)), vec![]);
+        reads.start(Instant64(2), |_| true);
+        reads.confirm(ReadRound(3), LogIndex(0));
+        assert_eq!(reads.ready(LogIndex(9)), vec![Waiter::Read(Slot(1))]);
+    }
+
+    #[test]
+    fn a_read_that_waited_too_long_is_given_up_wherever_it_is() {
+        let longest = Duration::from_nanos(10);
+        let mut reads = Reads::default();
+        reads.push(Instant64(0), Waiter::Read(Slot(1)));
+        reads.start(Instant64(0), |_| true);
+        reads.confirm(ReadRound(1), LogIndex(9));
+        reads.push(Instant64(5), Waiter::Read(Slot(2)));
+        reads.push(Instant64(0), Waiter::Lessor);
+        assert_eq!(reads.expire(Instant64(9), longest), vec![]);
+        assert_eq!(reads.expire(Instant64(10), longest), vec![Slot(1)]);
+        assert_eq!(reads.expire(Instant64(15), longest), vec![Slot(2)]);
     }
 }

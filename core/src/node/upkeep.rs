@@ -73,10 +73,11 @@ impl Upkeep {
         self.unstored_bytes > limits::UNSTORED_BYTES_MAX
     }
 
-    /// Asks for a flush when one is due, and for a purge after one.
-    pub fn plan(&mut self, now: Instant64, out: &mut Vec<Output>) {
-        if let Some(up_to) = self.purge_to.take() {
-            out.push(Output::PurgeLog { up_to });
+    /// Asks for a flush when one is due, and for a purge after one, of what nobody needs: entries
+    /// after `needed_after` may be asked for by followers.
+    pub fn plan(&mut self, now: Instant64, needed_after: LogIndex, out: &mut Vec<Output>) {
+        if let Some(flushed) = self.purge_to.take() {
+            out.push(Output::PurgeLog { up_to: flushed.min(needed_after) });
         }
         if self.flushed_at == Instant64(0) {
             self.flushed_at = now;

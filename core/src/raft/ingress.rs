@@ -21,10 +21,28 @@ pub enum Refused {
     /// A message that only a member's own code may give.
     #[error("message kind is local")]
     Local,
+    /// Entries that do not follow one another, or from after the message's own term.
+    #[error("message holds entries that cannot stand in a log together")]
+    Inconsistent,
+    /// A snapshot without its files: those come another way.
+    #[error("snapshot came without its files")]
+    BareSnapshot,
     /// The leader thinks that this member has entries which it does not have: its disk was
     /// wiped or went back in time.
     #[error("the leader knows more of this member's log than the member has; the log was lost")]
     LogLost,
+}
+
+/// Whether entries could have been appended by leaders one after the other.
+fn is_consistent(message: &Message) -> bool {
+    let (mut index, mut term) = (message.index, message.log_term);
+    message.entries.iter().all(|entry| {
+        let follows = index.checked_add(1) == Some(entry.index)
+            && term <= entry.term
+            && (entry.term <= message.term || message.term == 0);
+        (index, term) = (entry.index, entry.term);
+        follows
+    })
 }
 
 /// Decodes and checks a message that `from` sent to `me`, whose log ends at `last_index`.
@@ -39,6 +57,12 @@ pub fn check(bytes: &[u8], from: MemberId, me: MemberId, last_index: u64) -> Res
     }
     if raft::raw_node::is_local_msg(kind) || kind == MessageType::MsgPropose {
         return Err(Refused::Local);
+    }
+    if kind == MessageType::MsgAppend && !is_consistent(&message) {
+        return Err(Refused::Inconsistent);
+    }
+    if kind == MessageType::MsgSnapshot && message.get_snapshot().get_metadata().index == 0 {
+        return Err(Refused::Inconsistent);
     }
     if kind == MessageType::MsgHeartbeat && message.commit > last_index {
         return Err(Refused::LogLost);
@@ -77,6 +101,20 @@ mod tests {
             ..message(MessageType::MsgAppend as i32)
         };
         assert_eq!(refused(&strange), Some(Refused::UnknownKind));
+        let append = |entries: &[(u64, u64)]| Message {
+            index: 4,
+            log_term: 2,
+            term: 3,
+            entries: entries
+                .iter()
+                .map(|(index, term)| Entry { index: *index, term: *term, ..Entry::default() })
+                .collect(),
+            ..message(MessageType::MsgAppend as i32)
+        };
+        assert_eq!(refused(&append(&[(5, 2), (6, 3)])), None);
+        for entries in [&[(6, 2)][..], &[(5, 1)], &[(5, 4)], &[(5, 3), (6, 2)], &[(5, 2), (5, 2)]] {
+            assert_eq!(refused(&append(entries)), Some(Refused::Inconsistent), "{entries:?}");
+        }
         assert_eq!(check(b"\xff\xff", PEER, ME, 5), Err(Refused::Undecodable));
     }
 }

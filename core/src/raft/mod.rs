@@ -8,9 +8,15 @@
 //! path for one, three and five members.
 
 mod ingress;
+mod membership;
 mod owner;
+mod snapshot;
+mod start;
 mod tail;
 
 pub use ingress::Refused;
+pub use membership::{FollowerProgress, MembershipChange, membership_payload};
 pub use owner::{CommittedEntry, ConfState, Drained, Owner, OwnerConfig, ReadRound, Role};
+pub use snapshot::{Arrival, SnapshotPoint};
+pub use start::StartPoint;
 pub use tail::LogTail;

@@ -5,14 +5,17 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use prost_raft::Message as _;
 use raft::eraftpb::{self, EntryType, Message, MessageType};
-use raft::{RawNode, StateRole, Storage};
+use raft::{RawNode, StateRole};
 
 use super::ingress::{self, Refused};
+use super::snapshot::{Installing, SnapshotPoint, snapshot_id};
+use super::start::{StartPoint, recovered_tail};
 use super::tail::LogTail;
 use crate::error::Fatal;
 use crate::limits;
+use crate::mutant::mutant;
 use crate::types::{LogIndex, MemberId, Term};
-use crate::wal::{BatchBuilder, HardState, Recovered, WalBatch};
+use crate::wal::{BatchBuilder, HardState, LogPoint, Recovered, WalBatch};
 
 /// Settings of the consensus room.
 #[derive(Clone, Debug)]
@@ -27,6 +30,10 @@ pub struct OwnerConfig {
     pub boot: u64,
     /// Seed of the election timeouts.
     pub seed: u64,
+    /// Entries kept in memory behind the applied one for followers that lag a little.
+    pub kept_entries: usize,
+    /// The same in bytes.
+    pub kept_bytes: usize,
 }
 
 /// What a member is to its cluster right now.
@@ -79,37 +86,42 @@ pub struct Drained {
     pub committed: Vec<CommittedEntry>,
     /// Confirmed read rounds with the index that must be applied first.
     pub reads: Vec<(ReadRound, LogIndex)>,
+    /// Snapshots to send: receiver, the copy's number, the message that goes with it.
+    pub snapshots: Vec<(MemberId, u64, Bytes)>,
+    /// A snapshot to install: nothing else comes out until [`Owner::installed`].
+    pub install: Option<SnapshotPoint>,
 }
 
 /// A log write that is not durable yet, and what waits for it.
-struct Unpersisted {
-    wal_number: u64,
-    ready_number: u64,
-    messages: Vec<Message>,
+pub(super) struct Unpersisted {
+    pub wal_number: u64,
+    pub ready_number: u64,
+    pub messages: Vec<Message>,
 }
 
 /// See the module.
 pub struct Owner {
-    config: OwnerConfig,
-    raw: RawNode<LogTail>,
+    pub(super) config: OwnerConfig,
+    pub(super) raw: RawNode<LogTail>,
     unpersisted: VecDeque<Unpersisted>,
     wal_number: u64,
+    /// The log on disk does not lead up to the engine's rows: the next write starts it anew.
+    pending_reset: Option<LogPoint>,
+    /// A snapshot is being installed, and this write waits for it.
+    pub(super) installing: Option<Installing>,
+    /// The log is kept from here on for a follower that is getting a snapshot.
+    pub(super) kept_from: Option<u64>,
     timeout_drawn_for: Option<(u64, StateRole)>,
     draws: u64,
 }
 
 impl Owner {
-    /// Starts from the recovered log. `applied` and `conf_state` are what the engine holds.
+    /// Starts from the recovered log; `start` is what the engine holds.
     ///
     /// A sole voter campaigns at once.
-    pub fn new(
-        config: OwnerConfig,
-        applied: (LogIndex, Term),
-        conf_state: &ConfState,
-        recovered: Recovered,
-    ) -> Result<Self, Fatal> {
-        let (applied, applied_term) = applied;
-        let tail = recovered_tail(applied, applied_term, conf_state, recovered)?;
+    pub fn new(config: OwnerConfig, start: &StartPoint, recovered: Recovered) -> Result<Self, Fatal> {
+        let applied = start.applied.index;
+        let (tail, pending_reset) = recovered_tail(start, recovered)?;
         let raft_config = raft::Config {
             id: config.id.0,
             election_tick: config.election_ticks,
@@ -131,6 +143,9 @@ impl Owner {
             raw,
             unpersisted: VecDeque::new(),
             wal_number: 0,
+            pending_reset,
+            installing: None,
+            kept_from: None,
             timeout_drawn_for: None,
             draws: 0,
         };
@@ -142,6 +157,9 @@ impl Owner {
 
     /// One tick interval passed.
     pub fn tick(&mut self) {
+        if self.installing.is_some() {
+            return;
+        }
         self.draw_election_timeout();
         self.raw.tick();
     }
@@ -167,11 +185,16 @@ impl Owner {
     /// Gives the payloads' fate as a whole: `false` means that nothing was appended, because
     /// this member does not lead, moves leadership away, or has too much uncommitted already.
     pub fn propose(&mut self, payloads: Vec<Vec<u8>>) -> bool {
-        if self.role() != Role::Leader || payloads.is_empty() {
+        self.propose_entries(
+            payloads.into_iter().map(|data| eraftpb::Entry { data, ..eraftpb::Entry::default() }).collect(),
+        )
+    }
+
+    /// The same for entries of any kind.
+    pub(super) fn propose_entries(&mut self, entries: Vec<eraftpb::Entry>) -> bool {
+        if self.role() != Role::Leader || entries.is_empty() {
             return false;
         }
-        let entries =
-            payloads.into_iter().map(|data| eraftpb::Entry { data, ..eraftpb::Entry::default() }).collect();
         let mut message = Message { from: self.config.id.0, entries, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
         self.raw.raft.step(message).is_ok()
@@ -200,8 +223,14 @@ impl Owner {
 
     /// A message of another member.
     pub fn peer_message(&mut self, from: MemberId, bytes: &[u8]) -> Result<(), Refused> {
-        let last = self.raw.store().last();
-        let message = ingress::check(bytes, from, self.config.id, last)?;
+        let message = ingress::check(bytes, from, self.config.id, self.last_index().0)?;
+        if message.msg_type == MessageType::MsgSnapshot as i32 {
+            return Err(Refused::BareSnapshot);
+        }
+        if self.installing.is_some() {
+            // As good as lost on the way.
+            return Ok(());
+        }
         // An answer from somebody who is not a member any more; dropping it is all there is to do.
         let _ = self.raw.step(message);
         Ok(())
@@ -214,30 +243,55 @@ impl Owner {
             self.raw.on_persist_ready(write.ready_number);
             send(write.messages, out);
         }
+        if self.unpersisted.is_empty() {
+            self.finish_installing();
+        }
     }
 
     /// Everything up to `index` was applied.
     pub fn applied(&mut self, index: LogIndex) {
         self.raw.advance_apply_to(index.0);
-        let (count, bytes) = match self.is_sole_voter() {
+        let (count, bytes) = match self.is_alone() {
             true => (0, 0),
-            false => (limits::TAIL_ENTRIES_KEPT, limits::TAIL_BYTES_KEPT),
+            false => (self.config.kept_entries, self.config.kept_bytes),
         };
-        let surplus = self.raw.store().surplus(index.0, count, bytes);
+        let store = self.raw.store();
+        let mut surplus = store.surplus(index.0, count, bytes);
+        if let Some(kept_from) = self.kept_from {
+            // A follower that takes long over a snapshot would find the log cut again; there is a
+            // bound to what is kept for it.
+            let bound = store.surplus(index.0, usize::MAX, limits::TAIL_BYTES_FOR_SNAPSHOT);
+            surplus = surplus.min(kept_from.max(bound));
+        }
         self.raw.mut_store().compact(surplus);
+    }
+
+    /// The log on disk may lose entries up to here: a follower that lags only a little can still
+    /// be served from it after a restart.
+    pub fn log_needed_after(&self) -> LogIndex {
+        LogIndex(self.raw.store().start())
     }
 
     /// Collects what the inputs since the last call brought about, up to some bytes of committed
     /// entries; [`Self::has_more`] says whether that was all.
     pub fn drain(&mut self, out: &mut Drained) -> Result<(), Fatal> {
         let mut batch = BatchBuilder::new();
+        if let Some(point) = self.pending_reset {
+            batch.push_reset(point);
+        }
         let mut write = Unpersisted { wal_number: 0, ready_number: 0, messages: Vec::new() };
         let (mut records, mut sync) = (false, false);
         let mut committed_bytes = 0;
-        while committed_bytes < limits::COMMITTED_BYTES_PER_DRAIN && self.raw.has_ready() {
+        while committed_bytes < limits::COMMITTED_BYTES_PER_DRAIN
+            && self.installing.is_none()
+            && self.raw.has_ready()
+        {
             let mut ready = self.raw.ready();
-            if !ready.snapshot().is_empty() {
-                return Err(Fatal::Raft("a snapshot arrived that this version cannot install".into()));
+            let install = (!ready.snapshot().is_empty()).then(|| SnapshotPoint::of(ready.snapshot()));
+            if let Some(point) = install {
+                batch.push_reset(point.log_point());
+                self.raw.mut_store().reset(point.index.0, point.term.0);
+                records = true;
             }
             send(ready.take_messages(), out);
             for entry in ready.entries() {
@@ -251,7 +305,7 @@ impl Owner {
             }
             if let Some(state) = ready.hs() {
                 // A lone commit index need not reach the disk: it rides on the next write.
-                if ready.must_sync() {
+                if ready.must_sync() && !mutant!("hard_state_is_not_logged") {
                     batch.push_hard_state(HardState {
                         term: Term(state.term),
                         vote: state.vote,
@@ -284,19 +338,42 @@ impl Owner {
             if !records {
                 self.settle_without_write(&mut write, out);
             }
+            if let Some(point) = install {
+                // The hard state of a snapshot must not reach the disk before its rows do.
+                let held = (write, std::mem::take(&mut batch));
+                self.installing = Some(Installing { point, held: Some(held) });
+                out.install = Some(point);
+                return Ok(());
+            }
         }
         if records {
-            self.wal_number += 1;
-            write.wal_number = self.wal_number;
-            self.unpersisted.push_back(write);
-            out.wal = Some((self.wal_number, batch.finish(), sync));
+            self.write(write, batch, sync, out);
         }
         Ok(())
     }
 
+    /// Gives out a log write.
+    pub(super) fn write(
+        &mut self,
+        mut write: Unpersisted,
+        batch: BatchBuilder,
+        sync: bool,
+        out: &mut Drained,
+    ) {
+        self.pending_reset = None;
+        self.wal_number += 1;
+        write.wal_number = self.wal_number;
+        if mutant!("answer_before_the_log_is_durable") {
+            self.raw.on_persist_ready(write.ready_number);
+            send(std::mem::take(&mut write.messages), out);
+        }
+        self.unpersisted.push_back(write);
+        out.wal = Some((self.wal_number, batch.finish(), sync));
+    }
+
     /// Whether another [`Self::drain`] would give something.
     pub fn has_more(&self) -> bool {
-        self.raw.has_ready()
+        self.installing.is_none() && self.raw.has_ready()
     }
 
     /// A `Ready` without anything to write is as durable as the last one before it.
@@ -343,10 +420,20 @@ impl Owner {
         self.role() == Role::Leader && self.raw.raft.commit_to_current_term()
     }
 
+    /// The last index of the log.
+    pub fn last_index(&self) -> LogIndex {
+        LogIndex(self.raw.raft.raft_log.last_index())
+    }
+
     /// Whether this member alone decides.
     pub fn is_sole_voter(&self) -> bool {
         let voters = self.raw.raft.prs().conf().voters().ids();
         voters.len() == 1 && voters.contains(self.config.id.0)
+    }
+
+    /// Whether there is nobody to replicate to.
+    fn is_alone(&self) -> bool {
+        self.is_sole_voter() && self.raw.raft.prs().conf().learners().is_empty()
     }
 
     /// Whether this member votes.
@@ -358,63 +445,45 @@ impl Owner {
     pub fn transfer_leader(&mut self, target: MemberId) {
         self.raw.transfer_leader(target.0);
     }
-}
 
-fn recovered_tail(
-    applied: LogIndex,
-    applied_term: Term,
-    conf_state: &ConfState,
-    recovered: Recovered,
-) -> Result<LogTail, Fatal> {
-    let last = recovered.entries.last().map_or(recovered.start.index, |entry| entry.index);
-    let fresh = applied.0 == 0 && last.0 == 0;
-    if !fresh && last < applied {
-        return Err(Fatal::Damaged(format!(
-            "the log ends before what was applied, it was lost or replaced: restore the member from a \
-             backup or remove it from the cluster and add it again; last_log_index={last} applied={applied}"
-        )));
+    /// To whom leadership is being moved.
+    pub fn transferring_to(&self) -> Option<MemberId> {
+        self.raw.raft.lead_transferee.map(MemberId)
     }
-    if recovered.start.index > applied {
-        return Err(Fatal::Damaged(format!(
-            "the log begins after what was applied, segments are missing; log_start={} applied={applied}",
-            recovered.start.index
-        )));
-    }
-    // A commit index alone is not synced, so the engine may know more than the log says.
-    let hard_state = eraftpb::HardState {
-        term: recovered.hard_state.term.0.max(applied_term.0),
-        // A vote counts in its own term only.
-        vote: if recovered.hard_state.term < applied_term { 0 } else { recovered.hard_state.vote },
-        commit: recovered.hard_state.commit.0.max(applied.0).min(last.0.max(applied.0)),
-    };
-    let ids = |members: &[MemberId]| members.iter().map(|id| id.0).collect::<Vec<_>>();
-    let conf_state = eraftpb::ConfState {
-        voters: ids(&conf_state.voters),
-        learners: ids(&conf_state.learners),
-        ..eraftpb::ConfState::default()
-    };
-    let mut tail = LogTail::new(applied.0, applied_term.0, hard_state, conf_state);
-    tail.append(
-        recovered
-            .entries
-            .into_iter()
-            .filter(|entry| entry.index > applied)
-            .map(|entry| eraftpb::Entry {
-                entry_type: i32::from(entry.kind),
-                index: entry.index.0,
-                term: entry.term.0,
-                data: entry.data.into(),
-                ..eraftpb::Entry::default()
+
+    /// The voter that would be the best next leader: heard from lately, with the most of the log.
+    pub fn best_successor(&self) -> Option<MemberId> {
+        let tracker = self.raw.raft.prs();
+        let voters = tracker.conf().voters().ids();
+        tracker
+            .iter()
+            .filter(|(id, progress)| {
+                **id != self.config.id.0 && voters.contains(**id) && progress.recent_active
             })
-            .collect(),
-    );
-    debug_assert_eq!(tail.last_index().ok(), Some(last.0.max(applied.0)));
-    Ok(tail)
+            .max_by_key(|(id, progress)| (progress.matched, std::cmp::Reverse(**id)))
+            .map(|(id, _)| MemberId(*id))
+    }
+
+    /// Stops leading without waiting for anybody, in the current term.
+    pub fn abdicate(&mut self) {
+        if self.role() == Role::Leader {
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, 0);
+        }
+    }
+
+    /// The transport lost a message to this member, or its connection.
+    pub fn unreachable(&mut self, peer: MemberId) {
+        self.raw.report_unreachable(peer.0);
+    }
 }
 
 /// Answers that say nothing about this member's disk may leave at once, as long as no vote or
 /// term change waits for it; the others are held until the write they speak of is durable.
 fn split_by_promise(messages: Vec<Message>, state_waits: bool) -> (Vec<Message>, Vec<Message>) {
+    if mutant!("promises_leave_before_the_sync") {
+        return (messages, Vec::new());
+    }
     messages.into_iter().partition(|message| {
         !state_waits
             && matches!(
@@ -428,10 +497,14 @@ fn split_by_promise(messages: Vec<Message>, state_waits: bool) -> (Vec<Message>,
     })
 }
 
-fn send(messages: Vec<Message>, out: &mut Drained) {
-    out.messages.extend(
-        messages.into_iter().map(|message| (MemberId(message.to), Bytes::from(message.encode_to_vec()))),
-    );
+pub(super) fn send(messages: Vec<Message>, out: &mut Drained) {
+    for message in messages {
+        let (to, bytes) = (MemberId(message.to), Bytes::from(message.encode_to_vec()));
+        match message.msg_type == MessageType::MsgSnapshot as i32 {
+            true => out.snapshots.push((to, snapshot_id(message.get_snapshot()), bytes)),
+            false => out.messages.push((to, bytes)),
+        }
+    }
 }
 
 /// The SplitMix64 output function (Steele, Lea, Flood 2014).

@@ -1,8 +1,12 @@
 //! The part of the log that is kept in memory: everything not yet applied, and some of what was,
 //! for followers that lag a little. It is what `raft` reads as its storage.
 //!
+//! A follower that lags more gets a snapshot. `raft` asks for one here and is told to come again
+//! until the host has made a copy of the engine and it was [offered](LogTail::offer).
+//!
 //! Invariant: `start` is the index just before the first entry held; entries are contiguous.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
@@ -17,6 +21,8 @@ pub struct LogTail {
     bytes: usize,
     hard_state: HardState,
     conf_state: ConfState,
+    offer: Option<Snapshot>,
+    wanted: Cell<bool>,
 }
 
 impl LogTail {
@@ -39,6 +45,28 @@ impl LogTail {
             self.bytes += entry.data.len();
             self.entries.push_back(entry);
         }
+    }
+
+    /// A snapshot took the place of the whole log.
+    pub fn reset(&mut self, index: u64, term: u64) {
+        self.entries.clear();
+        self.bytes = 0;
+        (self.start_index, self.start_term) = (index, term);
+    }
+
+    /// A snapshot that followers may be given from now on, instead of any earlier one.
+    pub fn offer(&mut self, snapshot: Option<Snapshot>) {
+        self.offer = snapshot;
+    }
+
+    /// Whether a snapshot was asked for, since the last call, that could not be given.
+    pub fn take_wanted(&self) -> bool {
+        self.wanted.take()
+    }
+
+    /// The index just before the first entry held.
+    pub fn start(&self) -> u64 {
+        self.start_index
     }
 
     /// Forgets entries up to and including `index`.
@@ -132,8 +160,22 @@ impl Storage for LogTail {
         Ok(self.last())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let fits = |snapshot: &&Snapshot| {
+            let metadata = snapshot.get_metadata();
+            let members = metadata.get_conf_state();
+            // The receiver ignores a snapshot in which it is no member, and one that ends before
+            // the log begins would have to be followed by another.
+            metadata.index >= request_index.max(self.start_index)
+                && (members.voters.contains(&to) || members.learners.contains(&to))
+        };
+        match self.offer.as_ref().filter(fits) {
+            Some(snapshot) => Ok(snapshot.clone()),
+            None => {
+                self.wanted.set(true);
+                Err(StorageError::SnapshotTemporarilyUnavailable.into())
+            }
+        }
     }
 }
 
@@ -177,6 +219,21 @@ mod tests {
         assert_eq!(found.len(), 1);
         let found = tail.entries(11, 16, Some(270), GetEntriesContext::empty(false)).unwrap();
         assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn a_snapshot_is_given_only_to_a_member_of_it_and_only_if_the_log_goes_on_from_it() {
+        let mut tail = tail(10);
+        assert!(tail.snapshot(0, 7).is_err() && tail.take_wanted() && !tail.take_wanted());
+        let mut snapshot = Snapshot::default();
+        snapshot.mut_metadata().index = 15;
+        snapshot.mut_metadata().mut_conf_state().voters = vec![7];
+        tail.offer(Some(snapshot));
+        assert!(tail.snapshot(0, 7).is_ok() && !tail.take_wanted());
+        assert!(tail.snapshot(0, 8).is_err() && tail.take_wanted());
+        assert!(tail.snapshot(16, 7).is_err());
+        tail.compact(16);
+        assert!(tail.snapshot(0, 7).is_err());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::event::EventBatch;
 
 use super::frame::{EventSet, WatchFrame};
 use super::groups::{Group, Groups};
-use super::hub::Hub;
+use super::hub::{Hub, Trouble};
 use super::streams::StreamIndex;
 use super::watchers::{State, WatcherIndex};
 
@@ -115,8 +115,8 @@ impl Chunks {
 /// What a read of history gave.
 enum Read {
     Chunk(Vec<Arc<EventBatch>>, i64),
-    /// It is compacted already, and the hub has not been told yet.
-    Compacted,
+    /// It cannot be read at this moment.
+    Later,
 }
 
 impl Hub {
@@ -180,7 +180,7 @@ impl Hub {
                     };
                     Chunk { from: next, to, batches, table, sets: BTreeMap::new() }
                 }
-                Read::Compacted => {
+                Read::Later => {
                     self.parked.push(self.watchers.reference(at));
                     return Ok(0);
                 }
@@ -193,7 +193,14 @@ impl Hub {
             None => {
                 let positions = chunk.positions(group, next);
                 let events = positions.iter().map(|(batch, event)| (&chunk.batches[*batch as usize], *event));
-                let set = self.select(events, variant)?;
+                let set = match self.select(events, variant) {
+                    Ok(set) => set,
+                    Err(Trouble::Fatal(fatal)) => return Err(fatal),
+                    Err(Trouble::Busy) => {
+                        self.parked.push(self.watchers.reference(at));
+                        return Ok(0);
+                    }
+                };
                 if chunk.sets.len() >= SHARED_SETS_MAX {
                     chunk.sets.clear();
                 }
@@ -238,7 +245,8 @@ impl Hub {
                 let to = end_of_read(next, to, &batches)?;
                 Ok(Read::Chunk(batches, to))
             }
-            Err(Failure::Answer(Error::Compacted)) => Ok(Read::Compacted),
+            // The hub has not heard of the compaction yet, or the rows are being replaced.
+            Err(Failure::Answer(Error::Compacted | Error::Timeout)) => Ok(Read::Later),
             Err(Failure::Answer(other)) => {
                 Err(Fatal::Damaged(format!("history cannot be read from={next} to={to}: {other}")))
             }

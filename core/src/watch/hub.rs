@@ -64,6 +64,14 @@ pub struct HubStats {
     pub outbox_bytes: usize,
 }
 
+/// Why events could not be put together.
+pub(super) enum Trouble {
+    /// The rows are being replaced by a snapshot's.
+    Busy,
+    /// The member must stop.
+    Fatal(Fatal),
+}
+
 impl Hub {
     /// A hub without streams for a store at `revision`, which the engine holds wholly;
     /// `compact_revision` is the smallest that can be read, -1 or 0 when nothing was compacted.
@@ -255,7 +263,16 @@ impl Hub {
                 Some(known) => known.clone(),
                 unknown => {
                     let picks = matches.iter().map(|(_, index)| (batch, *index));
-                    unknown.insert(self.select(picks, variant)?).clone()
+                    match self.select(picks, variant) {
+                        Ok(set) => unknown.insert(set).clone(),
+                        Err(Trouble::Fatal(fatal)) => return Err(fatal),
+                        Err(Trouble::Busy) => {
+                            // It reads the event again when the rows are back.
+                            self.make_cursor(at, batch.revision);
+                            position -= 1;
+                            continue;
+                        }
+                    }
                 }
             };
             // Nothing is left behind the filters.
@@ -280,7 +297,7 @@ impl Hub {
         &self,
         events: impl Iterator<Item = (&'a Arc<EventBatch>, u32)>,
         variant: Variant,
-    ) -> Result<Option<Arc<EventSet>>, Fatal> {
+    ) -> Result<Option<Arc<EventSet>>, Trouble> {
         let mut picks = Vec::new();
         for (batch, index) in events {
             let event = &batch.events[index as usize];
@@ -299,7 +316,7 @@ impl Hub {
 
     /// The key as it was before the event; `None` for a key that was not there, and when that
     /// revision can no longer be read.
-    fn superseded(&self, event: &Event) -> Result<Option<KeyValue>, Fatal> {
+    fn superseded(&self, event: &Event) -> Result<Option<KeyValue>, Trouble> {
         let Some(prev) = &event.prev else { return Ok(None) };
         // etcd reads the key at the revision before the event, which compaction may forbid.
         if event.kv.mod_revision - 1 < self.compact_revision {
@@ -320,8 +337,9 @@ impl Hub {
         }
         match self.history.prev_kv(event) {
             Ok(prev) => Ok(prev),
+            Err(Failure::Answer(Error::Timeout)) => Err(Trouble::Busy),
             Err(Failure::Answer(_)) => Ok(None),
-            Err(Failure::Fatal(fatal)) => Err(fatal),
+            Err(Failure::Fatal(fatal)) => Err(Trouble::Fatal(fatal)),
         }
     }
 
@@ -360,8 +378,9 @@ impl Hub {
 
     /// The store was replaced by a snapshot at `revision`, which the engine holds wholly. Every
     /// watcher goes on with the revision it has to see next.
+    ///
+    /// A store goes back only if what it held was wrong; its streams were ended then.
     pub fn reset(&mut self, revision: i64, compact_revision: i64) {
-        assert!(revision >= self.revision, "a snapshot goes back revision={revision} had={}", self.revision);
         let next = self.revision + 1;
         self.revision = revision;
         self.ring = Ring::new(self.config.ring_bytes, revision);

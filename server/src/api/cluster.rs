@@ -1,12 +1,21 @@
-//! The service Cluster: who the members are. Changing them is not built yet.
+//! The service Cluster: who the members are, and changing that.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use folkmoot_core::cluster::Member;
 use folkmoot_core::codec;
+use folkmoot_core::command::Command;
+use folkmoot_core::error::Error;
+use folkmoot_core::node::Reply;
+use folkmoot_core::types::MemberId;
 use folkmoot_proto::etcdserverpb as pb;
 use folkmoot_proto::etcdserverpb::cluster_server;
 use tonic::{Request, Response, Status};
 
 use super::header::header;
 use super::status;
+use crate::config::ServiceUrl;
+use crate::identity;
 use crate::node::NodeHandle;
 
 /// See the module.
@@ -19,35 +28,81 @@ impl Cluster {
     pub fn new(node: NodeHandle) -> Self {
         Self { node }
     }
+
+    /// Has the cluster change its members; gives them back as they are afterwards.
+    async fn change(&self, command: Command) -> Result<Vec<Member>, Status> {
+        match self.node.propose(command).await.map_err(status)? {
+            Reply::Members(members) => Ok(members),
+            other => unreachable!("a change of members is answered as one, not {other:?}"),
+        }
+    }
+
+    /// Headers of this service carry no revision, as etcd's.
+    fn header(&self) -> Option<pb::ResponseHeader> {
+        header(&self.node, 0)
+    }
 }
 
-fn not_built(what: &str) -> Status {
-    Status::unimplemented(format!(
-        "folkmoot: {what} is not supported yet: this version runs one member alone"
-    ))
+/// Peer URLs as etcd takes them: with scheme, host and port and nothing else; sorted.
+fn peer_urls(texts: &[String]) -> Result<Vec<String>, Error> {
+    let urls = texts.iter().map(|text| ServiceUrl::parse(text).map(|url| url.to_string()));
+    let mut urls = urls.collect::<Result<Vec<_>, _>>().map_err(|_| Error::MemberBadUrls)?;
+    if urls.is_empty() {
+        return Err(Error::MemberBadUrls);
+    }
+    urls.sort();
+    Ok(urls)
+}
+
+fn to_wire(members: &[Member]) -> Vec<pb::Member> {
+    members.iter().map(codec::cluster::member_to_wire).collect()
 }
 
 #[tonic::async_trait]
 impl cluster_server::Cluster for Cluster {
     async fn member_add(
         &self,
-        _: Request<pb::MemberAddRequest>,
+        request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
-        Err(not_built("adding a member"))
+        let request = request.into_inner();
+        let urls = peer_urls(&request.peer_urls).map_err(|error| status(error.into()))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let member = Member {
+            id: identity::of_added_member(&urls, now),
+            name: String::new(),
+            peer_urls: urls,
+            client_urls: Vec::new(),
+            learner: request.is_learner,
+            incarnation: 0,
+        };
+        let members = self.change(codec::cluster::member_add(&member)).await?;
+        tracing::info!("added-member-id" = %member.id, learner = member.learner, "added member");
+        Ok(Response::new(pb::MemberAddResponse {
+            header: self.header(),
+            member: Some(codec::cluster::member_to_wire(&member)),
+            members: to_wire(&members),
+        }))
     }
 
     async fn member_remove(
         &self,
-        _: Request<pb::MemberRemoveRequest>,
+        request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
-        Err(not_built("removing a member"))
+        let id = MemberId(request.into_inner().id);
+        let members = self.change(codec::cluster::member_remove(id)).await?;
+        tracing::info!("removed-member-id" = %id, "removed member");
+        Ok(Response::new(pb::MemberRemoveResponse { header: self.header(), members: to_wire(&members) }))
     }
 
     async fn member_update(
         &self,
-        _: Request<pb::MemberUpdateRequest>,
+        request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
-        Err(not_built("changing a member's peer URLs"))
+        // etcd does not look at the URLs here; one that nobody can dial would cut the member off.
+        let request = request.into_inner();
+        let urls = peer_urls(&request.peer_urls).map_err(|error| status(error.into()))?;
+        let members = self.change(codec::cluster::member_update(MemberId(request.id), urls)).await?;
+        Ok(Response::new(pb::MemberUpdateResponse { header: self.header(), members: to_wire(&members) }))
     }
 
     async fn member_list(
@@ -58,17 +113,33 @@ impl cluster_server::Cluster for Cluster {
             self.node.read_index().await.map_err(status)?;
         }
         let members = self.node.status().members();
-        Ok(Response::new(pb::MemberListResponse {
-            // Headers of this service carry no revision, as etcd's.
-            header: header(&self.node, 0),
-            members: members.iter().map(codec::cluster::member_to_wire).collect(),
-        }))
+        Ok(Response::new(pb::MemberListResponse { header: self.header(), members: to_wire(&members) }))
     }
 
     async fn member_promote(
         &self,
-        _: Request<pb::MemberPromoteRequest>,
+        request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
-        Err(not_built("promoting a learner"))
+        let id = MemberId(request.into_inner().id);
+        let members = self.change(codec::cluster::member_promote(id)).await?;
+        tracing::info!("promoted-member-id" = %id, "promoted member");
+        Ok(Response::new(pb::MemberPromoteResponse { header: self.header(), members: to_wire(&members) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peer_urls_are_checked_as_etcd_does_and_sorted() {
+        let urls = |texts: &[&str]| peer_urls(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        assert_eq!(
+            urls(&["http://b:2", "http://a:1"]),
+            Ok(vec!["http://a:1".to_owned(), "http://b:2".to_owned()])
+        );
+        for bad in [&[][..], &["http://a"], &["ftp://a:1"], &["a:1"], &["http://a:1/path"], &["http://a:x"]] {
+            assert_eq!(urls(bad), Err(Error::MemberBadUrls), "{bad:?}");
+        }
     }
 }

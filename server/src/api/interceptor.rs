@@ -13,6 +13,9 @@ const HAS_LEADER: &str = "hasleader";
 const LEARNER_METHODS: [&str; 3] =
     ["/etcdserverpb.Maintenance/Status", "/etcdserverpb.Maintenance/Snapshot", "/etcdserverpb.KV/Range"];
 
+/// What a member whose state is wrong still serves: what an operator needs to find and mend it.
+const CORRUPT_SERVICES: [&str; 3] = ["/etcdserverpb.Maintenance/", "/etcdserverpb.Cluster/", "/grpc.health."];
+
 /// Checks a call by its path and metadata.
 ///
 /// # Errors
@@ -20,6 +23,9 @@ const LEARNER_METHODS: [&str; 3] =
 pub fn check_call(node: &NodeHandle, path: &str, metadata: &HeaderMap) -> Result<(), tonic::Status> {
     if node.status().cluster_version().is_empty() {
         return Err(status(Error::NotCapable));
+    }
+    if node.status().corrupt() && !CORRUPT_SERVICES.iter().any(|service| path.starts_with(service)) {
+        return Err(status(Error::Corrupt));
     }
     if node.status().learner() && !LEARNER_METHODS.contains(&path) {
         return Err(status(Error::NotSupportedForLearner));

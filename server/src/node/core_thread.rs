@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 use folkmoot_core::error::{Error, Fatal};
-use folkmoot_core::node::{Input, Node, Output, Reply, Slot};
+use folkmoot_core::cluster::Member;
+use folkmoot_core::node::{Input, Node, Output, Reply, Slot, Status};
 
 use super::clock;
 use super::inbox::Inbox;
@@ -16,6 +17,7 @@ use super::published::Published;
 use super::slots::{Port, port_of};
 use super::storage_thread::StorageHandle;
 use super::wal_thread::WalJob;
+use crate::peer::{Peers, SnapshotDesk};
 use crate::tasks::Fate;
 use crate::watch::HubHandle;
 
@@ -38,6 +40,12 @@ pub struct CoreThread {
     pub storage: StorageHandle,
     /// The watch hub's thread.
     pub hub: HubHandle,
+    /// The other members.
+    pub peers: Peers,
+    /// Snapshots by number.
+    pub snapshots: Arc<SnapshotDesk>,
+    /// The members that [`Self::peers`] was last told.
+    pub known_members: Option<Arc<Vec<Member>>>,
     /// Told when the member cannot go on.
     pub fate: Fate,
 }
@@ -78,7 +86,7 @@ impl CoreThread {
     }
 
     fn carry_out(
-        &self,
+        &mut self,
         outputs: &mut Vec<Output>,
         answers: &mut [Vec<(Slot, Result<Reply, Error>)>],
     ) -> Result<(), Fatal> {
@@ -94,8 +102,22 @@ impl CoreThread {
                 Output::Reply { slot, result } => answers[port_of(slot)].push((slot, result)),
                 Output::Events(batch) => events.push(batch),
                 Output::Compacted { revision } => compacted = Some(revision),
-                // Losing a message is allowed, and a member alone has nobody to send one to.
-                Output::Send { .. } => {}
+                Output::Send { to, message } => self.peers.send(to, message),
+                Output::MakeSnapshot { id } => self.storage.make_snapshot(id),
+                Output::SendSnapshot { to, id, message } => {
+                    self.peers.send_snapshot(to, id, message, &self.inbox);
+                }
+                Output::DropSnapshot { id } => self.snapshots.drop_copy(id),
+                Output::InstallSnapshot { staged, index } => self.storage.install_snapshot(staged, index),
+                Output::DiscardSnapshot { staged } => self.snapshots.discard(staged),
+                Output::Restored { revision, compact_revision } => {
+                    // Nothing was published for a while; what comes now is newer.
+                    self.hub.restored(revision, compact_revision);
+                }
+                Output::Removed => {
+                    tracing::warn!("this member has been removed from the cluster");
+                    self.published.set_removed_self();
+                }
                 Output::Status(new) => status = Some(new),
                 Output::Fatal(fatal) => return Err(fatal),
             }
@@ -110,7 +132,7 @@ impl CoreThread {
             self.storage.collect_garbage(revision);
         }
         if let Some(status) = status {
-            self.published.set(&status);
+            self.follow_status(&status);
         }
         // Last, so that who is answered finds everything else in place.
         for (port, answers) in self.ports.iter().zip(answers) {
@@ -119,6 +141,22 @@ impl CoreThread {
             }
         }
         Ok(())
+    }
+
+    fn follow_status(&mut self, status: &Status) {
+        let known = self.known_members.replace(Arc::clone(&status.members));
+        if known.is_none_or(|known| !Arc::ptr_eq(&known, &status.members)) && !status.members.is_empty() {
+            self.peers.set_members(status);
+        }
+        if status.corrupt && !self.published.corrupt() {
+            tracing::error!(
+                "applied-index" = status.state_hash.0.0,
+                "the state of this member differs from the others'; it stops serving until it is repaired: \
+                 turn its CORRUPT alarm off to let it take the leader's state"
+            );
+            self.hub.end_all();
+        }
+        self.published.set(status);
     }
 
     fn send_to_wal(&self, job: WalJob) {

@@ -1,7 +1,7 @@
 //! The one thing that the API rooms know of the member.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use folkmoot_core::command::Command;
@@ -18,6 +18,7 @@ use super::published::Published;
 use super::slots::{Port, WaitEnd};
 use super::storage_thread::StorageHandle;
 use crate::config::Settings;
+use crate::peer::Peers;
 use crate::tasks::Fate;
 use crate::watch::{HubHandle, Session, WakePort};
 
@@ -52,6 +53,8 @@ pub struct Shared {
     pub room: Semaphore,
     /// The core thread's inbox.
     pub inbox: Arc<Inbox>,
+    /// The other members.
+    pub peers: Peers,
     /// Told when the member cannot go on.
     pub fate: Fate,
     /// True while this member has been without a leader for a while.
@@ -175,12 +178,37 @@ impl NodeHandle {
     /// when nothing came in time, and then the command may still take effect.
     pub async fn propose(&self, command: Command) -> Result<Reply, CallError> {
         let _room = self.room_for(command.body.len()).await?;
+        let since = Instant::now();
         match self.ask(|slot| Input::Propose { slot, command }).await {
             Ok(reply) => Ok(reply),
             Err(WaitEnd::Answer(error)) => Err(CallError::Answer(error)),
             Err(WaitEnd::Expired) if self.status().leader().is_none() => Err(CallError::DeadlineExceeded),
-            Err(WaitEnd::Expired) => Err(CallError::Answer(Error::Timeout)),
+            Err(WaitEnd::Expired) => Err(CallError::Answer(self.timeout_of(since))),
         }
+    }
+
+    /// The words for a write that got no answer in time: etcd tells whether a lost leader or a
+    /// lost connection may be why.
+    fn timeout_of(&self, since: Instant) -> Error {
+        let near = 2 * Duration::from_millis(self.settings().config.election_ms);
+        let elected = self.status().leader_since();
+        if since <= elected && elected.duration_since(since) <= near {
+            return Error::TimeoutDueToLeaderFail;
+        }
+        let me = self.member_id();
+        let connected = |id: MemberId| id == me || self.shared.peers.connected(id).is_some();
+        let members = self.status().members();
+        let voters = members.iter().filter(|member| !member.learner);
+        let in_touch = match self.status().leader() {
+            Some(leader) if leader == me => {
+                let (count, up) =
+                    voters.fold((0, 0), |(count, up), voter| (count + 1, up + usize::from(connected(voter.id))));
+                up > count / 2
+            }
+            Some(leader) => connected(leader),
+            None => false,
+        };
+        if in_touch { Error::Timeout } else { Error::TimeoutDueToConnectionLost }
     }
 
     /// Waits until a large command may go on: together they may hold only so many bytes on their
@@ -249,6 +277,11 @@ impl NodeHandle {
             Err(WaitEnd::Answer(error)) => Err(CallError::Answer(error)),
             Err(WaitEnd::Expired) => Err(CallError::Answer(Error::LeaderTransferTimeout)),
         }
+    }
+
+    /// Moves leadership, if it is here, to whoever is placed best.
+    pub async fn step_down(&self) -> Result<(), CallError> {
+        self.ask_in_time(|slot| Input::StepDown { slot }).await.map(|_| ())
     }
 
     async fn ask_in_time(&self, input: impl FnOnce(Slot) -> Input) -> Result<Reply, CallError> {

@@ -6,8 +6,10 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use folkmoot_core::limits;
 use folkmoot_core::node::Input;
+use folkmoot_core::types::MemberId;
 use parking_lot::{Condvar, Mutex};
 
 /// Requests that may wait to be looked at. Far above what one turn of the core thread takes in,
@@ -37,6 +39,8 @@ struct Queues {
     requests: Vec<Input>,
     request_bytes: usize,
     completions: Vec<Input>,
+    /// Messages of other members among the completions, in bytes.
+    peer_bytes: usize,
     closed: bool,
 }
 
@@ -66,6 +70,21 @@ impl Inbox {
         Ok(())
     }
 
+    /// Adds another member's message. `false` asks the transport to read on a little later: the
+    /// core thread is behind. The message was taken all the same.
+    pub fn peer(&self, from: MemberId, message: Bytes) -> bool {
+        let mut queues = self.queues.lock();
+        if queues.closed {
+            return true;
+        }
+        queues.peer_bytes += message.len();
+        let calm = queues.peer_bytes <= WAITING_BYTES_MAX;
+        queues.completions.push(Input::Peer { from, message });
+        drop(queues);
+        self.filled.notify_one();
+        calm
+    }
+
     /// Adds a completion. After the core thread stopped it is dropped: nobody needs it then.
     pub fn complete(&self, input: Input) {
         let mut queues = self.queues.lock();
@@ -89,6 +108,7 @@ impl Inbox {
         into.append(&mut queues.completions);
         into.append(&mut queues.requests);
         queues.request_bytes = 0;
+        queues.peer_bytes = 0;
         !queues.closed
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use folkmoot_core::cluster::{Alarm, AlarmKind, Member};
 use folkmoot_core::node::Status;
@@ -18,6 +19,10 @@ pub struct Published {
     applied: AtomicU64,
     sole_leader: AtomicBool,
     learner: AtomicBool,
+    corrupt: AtomicBool,
+    removed_self: watch::Sender<bool>,
+    leader_since: RwLock<Instant>,
+    state_hash: RwLock<(u64, u64)>,
     no_space: AtomicBool,
     lists: RwLock<Lists>,
     leadership: watch::Sender<(u64, Option<MemberId>)>,
@@ -30,6 +35,7 @@ struct Lists {
     members: Arc<Vec<Member>>,
     alarms: Arc<Vec<Alarm>>,
     cluster_version: Arc<str>,
+    removed: Arc<Vec<MemberId>>,
 }
 
 impl Published {
@@ -39,6 +45,7 @@ impl Published {
             members: Arc::clone(&status.members),
             alarms: Arc::clone(&status.alarms),
             cluster_version: Arc::clone(&status.cluster_version),
+            removed: Arc::clone(&status.removed),
         };
         let published = Self {
             term: AtomicU64::new(0),
@@ -47,6 +54,10 @@ impl Published {
             applied: AtomicU64::new(0),
             sole_leader: AtomicBool::new(false),
             learner: AtomicBool::new(false),
+            corrupt: AtomicBool::new(false),
+            removed_self: watch::Sender::new(false),
+            leader_since: RwLock::new(Instant::now()),
+            state_hash: RwLock::new((0, 0)),
             no_space: AtomicBool::new(false),
             lists: RwLock::new(lists),
             leadership: watch::Sender::new((0, None)),
@@ -65,6 +76,8 @@ impl Published {
         self.applied.store(status.applied.0, Ordering::Release);
         self.sole_leader.store(status.sole_leader, Ordering::Release);
         self.learner.store(status.learner, Ordering::Release);
+        self.corrupt.store(status.corrupt, Ordering::Release);
+        *self.state_hash.write() = (status.state_hash.0.0, status.state_hash.1);
         let lists = self.lists.read();
         let changed = !Arc::ptr_eq(&lists.members, &status.members)
             || !Arc::ptr_eq(&lists.alarms, &status.alarms)
@@ -75,6 +88,7 @@ impl Published {
                 members: Arc::clone(&status.members),
                 alarms: Arc::clone(&status.alarms),
                 cluster_version: Arc::clone(&status.cluster_version),
+                removed: Arc::clone(&status.removed),
             };
         }
         let no_space = status.alarms.iter().any(|alarm| alarm.kind == AlarmKind::NoSpace);
@@ -82,6 +96,9 @@ impl Published {
         self.leadership.send_if_modified(|known| {
             let now = (status.term.0, status.leader);
             let changed = *known != now;
+            if changed {
+                *self.leader_since.write() = Instant::now();
+            }
             *known = now;
             changed
         });
@@ -121,6 +138,36 @@ impl Published {
     /// Whether this member is a learner.
     pub fn learner(&self) -> bool {
         self.learner.load(Ordering::Acquire)
+    }
+
+    /// Whether this member's state was found to be wrong.
+    pub fn corrupt(&self) -> bool {
+        self.corrupt.load(Ordering::Acquire)
+    }
+
+    /// Since when this member knows its present leader, or that there is none.
+    pub fn leader_since(&self) -> Instant {
+        *self.leader_since.read()
+    }
+
+    /// Log index and hash of the state at it.
+    pub fn state_hash(&self) -> (u64, u64) {
+        *self.state_hash.read()
+    }
+
+    /// Ids of members that were removed.
+    pub fn removed(&self) -> Arc<Vec<MemberId>> {
+        Arc::clone(&self.lists.read().removed)
+    }
+
+    /// This member was removed from the cluster.
+    pub fn set_removed_self(&self) {
+        self.removed_self.send_replace(true);
+    }
+
+    /// Turns true when this member was removed from the cluster.
+    pub fn removed_self(&self) -> watch::Receiver<bool> {
+        self.removed_self.subscribe()
     }
 
     /// Whether any member's space alarm is on.

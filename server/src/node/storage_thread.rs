@@ -8,18 +8,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use folkmoot_core::env::Engine;
+use folkmoot_core::apply::meta::Applied;
+use folkmoot_core::env::{Engine, EngineError};
 use folkmoot_core::error::{Error, Failure, Fatal};
 use folkmoot_core::limits;
 use folkmoot_core::mvcc::{GcState, gc};
-use folkmoot_core::node::{Input, StoreWrite};
+use folkmoot_core::node::{Input, SnapshotId, StoreWrite};
 use folkmoot_core::types::LogIndex;
-use folkmoot_storage::RocksEngine;
+use folkmoot_storage::{DataDir, EngineSlot, RocksEngine, RocksOptions, StorageError, snapshot};
 use tokio::sync::{oneshot, watch};
 
 use super::inbox::Inbox;
 use super::published::Published;
 use crate::config::Config;
+use crate::peer::SnapshotDesk;
 use crate::tasks::Fate;
 use crate::watch::HubHandle;
 
@@ -40,6 +42,8 @@ enum Job {
     FlushAndReport,
     CollectGarbage(i64),
     Run(Work),
+    MakeSnapshot(SnapshotId),
+    InstallSnapshot(SnapshotId, LogIndex),
     Measure(oneshot::Sender<()>),
     Stop,
 }
@@ -74,6 +78,16 @@ impl StorageHandle {
     /// Removes what is superseded at this compact revision, whose rows are queued already.
     pub fn collect_garbage(&self, compact_revision: i64) {
         self.send(Job::CollectGarbage(compact_revision));
+    }
+
+    /// Makes a copy of the engine behind everything queued, and tells the core.
+    pub fn make_snapshot(&self, id: SnapshotId) {
+        self.send(Job::MakeSnapshot(id));
+    }
+
+    /// Puts a snapshot that arrived in place of the engine, and tells the core.
+    pub fn install_snapshot(&self, staged: SnapshotId, index: LogIndex) {
+        self.send(Job::InstallSnapshot(staged, index));
     }
 
     /// Writes what is queued, flushes, and ends the thread.
@@ -129,7 +143,7 @@ impl StorageHandle {
 
 /// A handle, and the work of its thread.
 pub fn storage_thread(
-    engine: Arc<RocksEngine>,
+    engine: Arc<EngineSlot>,
     compact_revision: i64,
     revision: i64,
     config: &Config,
@@ -161,7 +175,7 @@ pub fn storage_thread(
 
 /// See the module.
 pub struct StorageThread {
-    engine: Arc<RocksEngine>,
+    engine: Arc<EngineSlot>,
     jobs: Receiver<Job>,
     garbage: watch::Sender<Garbage>,
     rows_max: usize,
@@ -180,6 +194,10 @@ pub struct Reports {
     pub hub: HubHandle,
     /// Where the engine's size is published.
     pub published: Arc<Published>,
+    /// Snapshots by number.
+    pub snapshots: Arc<SnapshotDesk>,
+    /// Where they are made and where they arrive.
+    pub dir: Arc<DataDir>,
 }
 
 impl StorageThread {
@@ -217,7 +235,9 @@ impl StorageThread {
                     self.compact_revision = self.compact_revision.max(revision);
                     self.plan_garbage()?;
                 }
-                Some(Job::Run(work)) => work(&self.engine),
+                Some(Job::Run(work)) => work(&self.engine.current()),
+                Some(Job::MakeSnapshot(id)) => self.make_snapshot(id, reports),
+                Some(Job::InstallSnapshot(staged, index)) => self.install_snapshot(staged, index, reports)?,
                 Some(Job::Measure(done)) => {
                     self.usage_at = None;
                     self.publish_usage(&reports.published);
@@ -258,6 +278,52 @@ impl StorageThread {
             self.plan_garbage()?;
         }
         Ok(next)
+    }
+
+    /// A copy that cannot be made is not the member's end: the follower waits, and the next try
+    /// may find room.
+    fn make_snapshot(&self, id: SnapshotId, reports: &Reports) {
+        let dir = reports.dir.temp_path("copy");
+        match snapshot::make(&self.engine.current(), &dir) {
+            Ok(files) => {
+                tracing::info!(bytes = files.total_bytes, "applied-index" = files.applied.index.0, "made a snapshot for another member");
+                reports.snapshots.made(id, files.dir);
+                reports.inbox.complete(Input::SnapshotMade { id, position: files.applied });
+            }
+            Err(error) => {
+                tracing::error!(%error, "a snapshot for another member could not be made");
+                reports.inbox.complete(Input::SnapshotNotMade { id });
+            }
+        }
+    }
+
+    /// The old engine stays whole until the new one is in its place, durably.
+    fn install_snapshot(
+        &mut self,
+        staged: SnapshotId,
+        index: LogIndex,
+        reports: &Reports,
+    ) -> Result<(), Fatal> {
+        let failed = |error: StorageError| Fatal::Engine(EngineError(error.to_string()));
+        let staged_dir = reports
+            .snapshots
+            .take_staged(staged)
+            .ok_or_else(|| Fatal::Damaged("a snapshot that is to be installed is gone".into()))?;
+        snapshot::mark_installed(&staged_dir, index).map_err(failed)?;
+        let dir = reports.dir.install_engine(&staged_dir).map_err(failed)?;
+        let new = RocksEngine::open(&dir, RocksOptions::default()).map_err(failed)?;
+        let applied = Applied::load(&new)?
+            .ok_or_else(|| Fatal::Damaged("a snapshot holds no applied position".into()))?;
+        self.walk = None;
+        self.compact_revision = applied.compact_revision;
+        self.stored = (applied.index, applied.revision);
+        let old = self.engine.swap(Arc::new(new));
+        self.garbage.send_replace(Garbage { finished: 0, running: applied.compact_revision > 0 });
+        self.plan_garbage()?;
+        tracing::info!("applied-index" = applied.index.0, revision = applied.revision, "installed a snapshot");
+        reports.inbox.complete(Input::SnapshotInstalled { staged });
+        remove_when_unused(old, Arc::clone(&reports.dir));
+        Ok(())
     }
 
     fn plan_garbage(&mut self) -> Result<(), Fatal> {
@@ -307,4 +373,27 @@ impl StorageThread {
     fn stop(&mut self) -> Result<(), Fatal> {
         Ok(self.engine.flush()?)
     }
+}
+
+/// Removes a replaced engine's files once the last read of it has ended. Should that never come,
+/// they go at the next start.
+fn remove_when_unused(old: Arc<RocksEngine>, dir: Arc<DataDir>) {
+    const LOOK_EVERY: Duration = Duration::from_millis(100);
+    const LOOKS_MAX: usize = 6_000;
+    std::thread::spawn(move || {
+        let mut old = old;
+        for _ in 0..LOOKS_MAX {
+            match Arc::try_unwrap(old) {
+                Ok(engine) => {
+                    drop(engine);
+                    if let Err(error) = dir.remove_old_engines() {
+                        tracing::warn!(%error, "a replaced database could not be removed");
+                    }
+                    return;
+                }
+                Err(still_read) => old = still_read,
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    });
 }

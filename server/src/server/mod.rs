@@ -22,7 +22,7 @@ use folkmoot_storage::{DataDir, StorageError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 
-use crate::config::{Config, ConfigError, Settings};
+use crate::config::{Config, ConfigError, ServiceUrl, Settings};
 use crate::node::NodeHandle;
 use crate::runtimes::Runtimes;
 use crate::tasks::Fate;
@@ -36,8 +36,10 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A listener's address cannot be used.
-    #[error("cannot listen for clients: {source}; url={url}")]
+    #[error("cannot listen for {whom}: {source}; url={url}")]
     Listen {
+        /// Clients or peers.
+        whom: &'static str,
         /// The listener.
         url: String,
         /// The system's reason.
@@ -49,6 +51,9 @@ pub enum StartError {
     /// What is stored cannot be used, or the engine failed.
     #[error(transparent)]
     Fatal(#[from] Fatal),
+    /// The other members keep this one from starting.
+    #[error(transparent)]
+    Join(#[from] crate::peer::JoinError),
     /// The system refused a thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -88,12 +93,13 @@ impl Server {
     pub fn start(config: Config) -> Result<Self, StartError> {
         let mut settings = config.validate()?;
         log_settings(&settings);
-        let listeners = bind(&settings)?;
+        let listeners = bind(&settings.listen_client, "clients")?;
+        let peer_listeners = bind(&settings.listen_peer, "peers")?;
         if settings.advertise_client.is_empty() {
             settings.advertise_client = advertised(&settings, &listeners);
         }
         let opened = store::open(&settings)?;
-        let mut server = threads::start(settings, opened)?;
+        let mut server = threads::start(settings, opened, peer_listeners)?;
         server.announce()?;
         server.accept(listeners)?;
         Ok(server)
@@ -112,6 +118,11 @@ impl Server {
     /// This member's id.
     pub fn member_id(&self) -> u64 {
         self.node.member_id().0
+    }
+
+    /// Waits until this member was removed from its cluster.
+    pub async fn removed(&self) {
+        removed(&self.node).await;
     }
 
     /// Waits until the server cannot go on; gives the reason.
@@ -136,6 +147,7 @@ impl Server {
         runtimes.spawn(async move {
             let result = tokio::select! {
                 () = announce(&node) => Ok(()),
+                () = removed(&node) => Ok(()),
                 reason = fate.failed() => Err(reason),
             };
             // The starting thread waits for exactly this.
@@ -164,7 +176,29 @@ impl Server {
         Ok(())
     }
 
+    /// Hands leadership over while this member still serves, so that the others need not wait for
+    /// an election. Waits no longer than an election would take.
+    fn hand_over(&self) {
+        let Some(runtimes) = &self.runtimes else { return };
+        if self.fate.failure().is_some() || self.node.status().leader() != Some(self.node.member_id()) {
+            return;
+        }
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let node = self.node.clone();
+        runtimes.spawn(async move {
+            if let Err(error) = node.step_down().await {
+                tracing::warn!(?error, "leadership could not be handed over before the stop");
+            }
+            // Nobody may wait any more.
+            let _ = sender.send(());
+        });
+        let election = Duration::from_millis(self.node.settings().config.election_ms);
+        // Without an answer the others elect.
+        let _ = receiver.recv_timeout(2 * election);
+    }
+
     fn stop(&mut self) {
+        self.hand_over();
         let Some(runtimes) = self.runtimes.take() else { return };
         self.stopping.send_replace(true);
         self.threads.stop_watching();
@@ -190,8 +224,17 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let server = Server::start(config)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
-    let ended = runtime.block_on(signals::wait(server.failed())).map_err(StartError::Thread)?;
+    let ended = runtime.block_on(signals::wait(server.failed(), server.removed())).map_err(StartError::Thread)?;
     match ended {
+        signals::Ended::Removed => {
+            // Others may still learn from this member that it knows.
+            std::thread::sleep(Duration::from_secs(1));
+            tracing::warn!(error = "the member has been permanently removed from the cluster", "server error");
+            tracing::warn!("data-dir used by this member must be removed");
+            server.shutdown().map_err(RunError::Failed)?;
+            tracing::info!("closed etcd server");
+            Ok(())
+        }
         signals::Ended::Failed(reason) => {
             // Dropping it lets everybody go who waits; nothing more is written.
             drop(server);
@@ -246,14 +289,12 @@ fn log_settings(settings: &Settings) {
     }
 }
 
-fn bind(settings: &Settings) -> Result<Vec<TcpListener>, StartError> {
-    settings
-        .listen_client
-        .iter()
+fn bind(urls: &[ServiceUrl], whom: &'static str) -> Result<Vec<TcpListener>, StartError> {
+    urls.iter()
         .map(|url| {
             let ip = url.bind_ip().expect("checked with the settings");
             TcpListener::bind((ip, url.port))
-                .map_err(|source| StartError::Listen { url: url.to_string(), source })
+                .map_err(|source| StartError::Listen { whom, url: url.to_string(), source })
         })
         .collect()
 }
@@ -269,6 +310,13 @@ fn advertised(settings: &Settings, listeners: &[TcpListener]) -> Vec<String> {
         .collect()
 }
 
+/// Waits until the member was removed.
+async fn removed(node: &NodeHandle) {
+    let mut removed = node.status().removed_self();
+    // It lives as long as the node.
+    let _ = removed.wait_for(|removed| *removed).await;
+}
+
 async fn announce(node: &NodeHandle) {
     let settings = node.settings();
     let publish = codec::cluster::publish(&Member {
@@ -277,8 +325,11 @@ async fn announce(node: &NodeHandle) {
         peer_urls: settings.advertise_peer.clone(),
         client_urls: settings.advertise_client.clone(),
         learner: false,
+        incarnation: 0,
     });
     propose_until_done(node, publish, "publish the member").await;
+    let disk = codec::cluster::member_disk(node.member_id(), node.data_dir().incarnation());
+    propose_until_done(node, disk, "publish the member's disk").await;
     if node.status().cluster_version().is_empty() {
         let version = Command { kind: Kind::ClusterVersion, body: CLUSTER_VERSION.into() };
         propose_until_done(node, version, "set the cluster version").await;

@@ -20,17 +20,20 @@ pub enum Ended {
     Signal(StopSignal),
     /// The server failed.
     Failed(String),
+    /// The member was removed from its cluster.
+    Removed,
 }
 
-/// Waits for a signal or the server's failure. From the first call on the signals do not end the
+/// Waits for a signal, the server's failure or its removal. From the first call on the signals do not end the
 /// process by themselves.
-pub async fn wait(failed: impl Future<Output = String>) -> io::Result<Ended> {
+pub async fn wait(failed: impl Future<Output = String>, removed: impl Future<Output = ()>) -> io::Result<Ended> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(tokio::select! {
         _ = interrupt.recv() => Ended::Signal(StopSignal::Interrupt),
         _ = terminate.recv() => Ended::Signal(StopSignal::Terminate),
         reason = failed => Ended::Failed(reason),
+        () = removed => Ended::Removed,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Builds the member's threads and the runtimes around them.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::config::Settings;
 use crate::node::{
     CoreThread, Inbox, NodeHandle, Port, Published, Reports, Shared, StorageHandle, run_wal, storage_thread,
 };
+use crate::peer::{self, PeersSetup, PeersThread, SnapshotDesk};
 use crate::runtimes::{self, RuntimeParts, Runtimes};
 use crate::tasks::{Fate, spawn_thread};
 use crate::upkeep;
@@ -27,6 +29,7 @@ pub struct Threads {
     inbox: Arc<Inbox>,
     hub: HubHandle,
     storage: StorageHandle,
+    peers: PeersThread,
     core_thread: Option<JoinHandle<()>>,
     wal_thread: Option<JoinHandle<()>>,
     hub_thread: Option<JoinHandle<()>>,
@@ -45,6 +48,7 @@ impl Threads {
         self.stop_watching();
         self.inbox.close();
         join(&mut self.core_thread);
+        self.peers.stop();
         // The log's thread ends with the core thread, which held the way to it.
         join(&mut self.wal_thread);
         self.storage.stop();
@@ -60,13 +64,18 @@ fn join(thread: &mut Option<JoinHandle<()>>) {
 }
 
 /// Starts the member's threads and the runtimes, which serve nothing yet.
-pub fn start(settings: Settings, opened: Opened) -> Result<Server, StartError> {
-    let Opened { dir, engine, wal, recovered, identity, boot } = opened;
+pub fn start(settings: Settings, opened: Opened, peer_listeners: Vec<TcpListener>) -> Result<Server, StartError> {
+    let Opened { dir, engine, wal, recovered, identity, boot, contacts } = opened;
     let config = &settings.config;
     let node_config = NodeConfig {
         tick: Duration::from_millis(config.heartbeat_ms),
         election_ticks: usize::try_from(config.election_ms / config.heartbeat_ms).unwrap_or(usize::MAX),
         value_cache_bytes: config.value_cache_bytes,
+        request_timeout: settings.request_timeout,
+        disk_stall: (2 * Duration::from_millis(config.election_ms)).max(Duration::from_secs(1)),
+        strict_reconfig: config.strict_reconfig_check,
+        max_learners: config.max_learners,
+        auto_repair: config.auto_repair,
         ..NodeConfig::new(identity.cluster_id, identity.member_id, boot, rand::random())
     };
     let node = Node::new(node_config, Arc::clone(&engine) as Arc<dyn Engine>, recovered)?;
@@ -75,12 +84,33 @@ pub fn start(settings: Settings, opened: Opened) -> Result<Server, StartError> {
     let published = Arc::new(Published::new(node.status()));
     let (hub, hub_work) = hub_thread();
     let (storage, storage_work) =
-        storage_thread(engine, reader.compact_revision(), reader.revision(), &settings.config);
+        storage_thread(Arc::clone(&engine), reader.compact_revision(), reader.revision(), &settings.config);
     let (wal_jobs, wal_queue) = crossbeam_channel::unbounded();
     let inbox = Arc::new(Inbox::new());
     let ports: Vec<Arc<Port>> =
         (0..settings.runtime_threads).map(|index| Arc::new(Port::new(index as u8))).collect();
     let fate = Fate::default();
+    let snapshots = Arc::new(SnapshotDesk::default());
+    let setup = PeersSetup {
+        identity: folkmoot_peer::Identity {
+            cluster: identity.cluster_id,
+            member: identity.member_id,
+            boot,
+            incarnation: dir.incarnation(),
+        },
+        listeners: peer_listeners,
+        dir: Arc::clone(&dir),
+        snapshots: Arc::clone(&snapshots),
+        inbox: Arc::clone(&inbox),
+        published: Arc::clone(&published),
+        snapshot_rate: None,
+    };
+    let (peers, peers_thread) = peer::start(setup, &fate).map_err(StartError::Thread)?;
+    match node.status().members.is_empty() {
+        // It has yet to hear from the cluster who belongs to it.
+        true => peers.set_first_contacts(contacts),
+        false => peers.set_members(node.status()),
+    }
     let (stopping, stopped) = watch::channel(false);
     let (leaderless_sender, leaderless) = watch::channel(false);
 
@@ -93,6 +123,7 @@ pub fn start(settings: Settings, opened: Opened) -> Result<Server, StartError> {
         dir: Arc::clone(&dir),
         storage: storage.clone(),
         hub: hub.clone(),
+        peers: peers.clone(),
         room: tokio::sync::Semaphore::new(crate::node::ROOM_UNITS),
         inbox: Arc::clone(&inbox),
         fate: fate.clone(),
@@ -107,9 +138,18 @@ pub fn start(settings: Settings, opened: Opened) -> Result<Server, StartError> {
         wal: wal_jobs,
         storage: storage.clone(),
         hub: hub.clone(),
+        peers,
+        snapshots: Arc::clone(&snapshots),
+        known_members: None,
         fate: fate.clone(),
     };
-    let reports = Reports { inbox: Arc::clone(&inbox), hub: hub.clone(), published };
+    let reports = Reports {
+        inbox: Arc::clone(&inbox),
+        hub: hub.clone(),
+        published,
+        snapshots,
+        dir: Arc::clone(&dir),
+    };
 
     // When one of the member's threads ends early, the core thread must end too, and with it
     // everybody's wait.
@@ -145,6 +185,7 @@ pub fn start(settings: Settings, opened: Opened) -> Result<Server, StartError> {
         inbox,
         hub,
         storage,
+        peers: peers_thread,
     };
 
     let mut runtimes = Vec::new();

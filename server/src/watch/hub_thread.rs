@@ -33,6 +33,8 @@ const IDLE_MAX: Duration = Duration::from_secs(3600);
 enum Input {
     Publish(Arc<EventBatch>),
     Compacted(i64),
+    Restored(i64, i64),
+    EndAll,
     Open(StreamId, Arc<Outlet>),
     Close(StreamId),
     Create(StreamId, CreateRequest),
@@ -91,6 +93,21 @@ impl HubHandle {
     /// The store was compacted.
     pub fn compacted(&self, revision: i64) {
         self.push(Input::Compacted(revision));
+    }
+
+    /// The keys were replaced by a snapshot's, at this revision and this compacted one.
+    pub fn restored(&self, revision: i64, compact_revision: i64) {
+        let mut queue = self.shared.queue.lock();
+        queue.inputs.push(Input::Restored(revision, compact_revision));
+        queue.stored = revision;
+        queue.urgent = true;
+        drop(queue);
+        self.shared.filled.notify_one();
+    }
+
+    /// Ends all streams: what this member knows is not to be told.
+    pub fn end_all(&self) {
+        self.push(Input::EndAll);
     }
 
     /// The engine holds everything up to this revision.
@@ -269,6 +286,13 @@ fn follow(hub: &mut Hub, outlets: &mut HashMap<StreamId, Arc<Outlet>>, input: In
     match input {
         Input::Publish(batch) => hub.publish(batch)?,
         Input::Compacted(revision) => hub.compacted(revision),
+        Input::Restored(revision, compact_revision) => hub.reset(revision, compact_revision),
+        Input::EndAll => {
+            for (stream, outlet) in outlets.drain() {
+                hub.close_stream(stream);
+                outlet.end();
+            }
+        }
         Input::Open(stream, outlet) => {
             hub.open_stream(stream, stream.0, clock::now());
             outlets.insert(stream, outlet);

@@ -5,9 +5,13 @@
 //! log lets them go.
 
 mod options;
+mod slot;
+#[cfg(test)]
+mod slot_tests;
 #[cfg(test)]
 mod tests;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -15,16 +19,22 @@ use folkmoot_core::env::{Engine, EngineError, EngineUsage, Family, RowChange, Sc
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BottommostLevelCompaction, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBRawIterator,
-    ErrorKind, FlushOptions, ReadOptions, Snapshot, WriteOptions,
+    ErrorKind, FlushOptions, Options, ReadOptions, Snapshot, WriteOptions,
 };
 
 use crate::archive::RowSource;
-use crate::error::StorageError;
+use crate::error::{IoContext, StorageError};
+use crate::files;
 
 pub use options::RocksOptions;
+pub use slot::EngineSlot;
 
 /// What an empty database takes on the disk: its files that describe it.
 const EMPTY_BYTES: u64 = 16 << 10;
+/// What a checkpoint leaves free on the disk beside what it writes.
+const CHECKPOINT_SPARE_BYTES: u64 = 1 << 20;
+/// Read at once when everything is read.
+const READAHEAD_BYTES: usize = 2 << 20;
 
 /// See the module.
 pub struct RocksEngine {
@@ -35,16 +45,37 @@ pub struct RocksEngine {
 impl RocksEngine {
     /// Opens the database in `path`, or makes one. One process at a time.
     pub fn open(path: &Path, options: RocksOptions) -> Result<Self, StorageError> {
+        Self::open_with(path, options, |database, families| DB::open_cf_descriptors(database, path, families))
+    }
+
+    /// Opens the database in `path`, which must be there, and changes nothing in it.
+    pub(crate) fn open_read_only(path: &Path, options: RocksOptions) -> Result<Self, StorageError> {
+        Self::open_with(path, options, |database, families| {
+            database.create_if_missing(false);
+            DB::open_cf_descriptors_read_only(database, path, families, false)
+        })
+    }
+
+    fn open_with(
+        path: &Path,
+        options: RocksOptions,
+        open: impl FnOnce(&mut Options, Vec<ColumnFamilyDescriptor>) -> Result<DB, rocksdb::Error>,
+    ) -> Result<Self, StorageError> {
         let failed = |error| engine_error(path, &error);
-        let (database, cache) = options::database(&options).map_err(failed)?;
+        let (mut database, cache) = options::database(&options).map_err(failed)?;
         // RocksDB wants a default family; nothing is kept in it.
         let default = ColumnFamilyDescriptor::new("default", options::family(Family::Meta, &cache));
         let families = Family::ALL
             .into_iter()
             .map(|family| ColumnFamilyDescriptor::new(family.name(), options::family(family, &cache)));
-        let families = std::iter::once(default).chain(families);
-        let db = DB::open_cf_descriptors(&database, path, families).map_err(failed)?;
+        let families = std::iter::once(default).chain(families).collect();
+        let db = open(&mut database, families).map_err(failed)?;
         Ok(Self { db, path: path.to_owned() })
+    }
+
+    /// The directory it was opened in.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The rows of all families at this moment, while writing goes on. Keeps replaced rows from
@@ -54,11 +85,58 @@ impl RocksEngine {
     }
 
     /// Makes a copy of the database in `path`, which must not exist and should be on the same
-    /// file system: files are shared, not copied. Includes everything written so far.
+    /// file system: files are shared, not copied. Includes everything written so far: it is
+    /// flushed, all families together.
+    ///
+    /// A disk too full for it is noticed before RocksDB is asked: after a flush that failed it
+    /// would refuse writes as well.
     pub fn checkpoint(&self, path: &Path) -> Result<(), StorageError> {
-        Checkpoint::new(&self.db)
-            .and_then(|checkpoint| checkpoint.create_checkpoint(path))
-            .map_err(|error| engine_error(path, &error))
+        if path.exists() {
+            let exists = std::io::ErrorKind::AlreadyExists.into();
+            return Err(StorageError::io("make a copy of the database", path, exists));
+        }
+        self.check_room_for_checkpoint(path)?;
+        let made = Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(path));
+        made.map_err(|error| {
+            // RocksDB tries to remove what it made, beside.
+            let _ = files::remove(path);
+            engine_error(path, &error)
+        })
+    }
+
+    fn check_room_for_checkpoint(&self, path: &Path) -> Result<(), StorageError> {
+        // Tables are linked; written are what is in memory and the list of the tables.
+        let mut wanted = CHECKPOINT_SPARE_BYTES + self.property("rocksdb.cur-size-all-mem-tables");
+        for entry in fs::read_dir(&self.path).context("list the database", &self.path)? {
+            let entry = entry.context("list the database", &self.path)?;
+            if entry.file_name().as_encoded_bytes().starts_with(b"MANIFEST") {
+                // It may have been replaced since.
+                wanted += entry.metadata().map_or(0, |metadata| metadata.len());
+            }
+        }
+        let room = rustix::fs::statvfs(files::parent(path)).map_err(std::io::Error::from);
+        let room = room.context("look for free space", path)?;
+        if room.f_bavail.saturating_mul(room.f_frsize) < wanted {
+            return Err(StorageError::NoSpace {
+                action: "make a copy of the database",
+                path: path.to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Reads everything there is and checks it against its checksums.
+    pub(crate) fn read_everything(&self) -> Result<(), StorageError> {
+        for family in Family::ALL {
+            let mut options = read_options(None);
+            options.set_verify_checksums(true);
+            options.fill_cache(false);
+            options.set_readahead_size(READAHEAD_BYTES);
+            let rows = self.db.raw_iterator_cf_opt(self.family(family), options);
+            visit_rows(rows, &[], &mut |_, _| ScanStep::Next)
+                .map_err(|error| engine_error(&self.path, &error))?;
+        }
+        Ok(())
     }
 
     /// Rewrites everything, to give back the space of removed rows. Takes long; reads and writes
@@ -73,6 +151,11 @@ impl RocksEngine {
             self.db.compact_range_cf_opt(self.family(family), everything, everything, &options);
         }
         Ok(())
+    }
+
+    /// What a failed write means to an operator.
+    pub(crate) fn failed(&self, error: EngineError) -> StorageError {
+        write_error(&self.path, error.0)
     }
 
     fn family(&self, family: Family) -> &ColumnFamily {
@@ -178,15 +261,19 @@ fn read_error(error: rocksdb::Error) -> EngineError {
 
 /// RocksDB's errors by what an operator can do.
 fn engine_error(path: &Path, error: &rocksdb::Error) -> StorageError {
-    let path = path.to_owned();
-    let reason = error.to_string();
-    match error.kind() {
-        ErrorKind::Corruption => StorageError::EngineDamaged { path, reason },
-        _ if reason.contains("No space left") || reason.contains("NoSpace") => {
-            StorageError::NoSpace { action: "write the database", path }
-        }
-        _ => StorageError::Engine { path, reason },
+    let is_damage = error.kind() == ErrorKind::Corruption;
+    if is_damage {
+        return StorageError::EngineDamaged { path: path.to_owned(), reason: error.to_string() };
     }
+    write_error(path, error.to_string())
+}
+
+fn write_error(path: &Path, reason: String) -> StorageError {
+    let path = path.to_owned();
+    if reason.contains("No space left") || reason.contains("NoSpace") {
+        return StorageError::NoSpace { action: "write the database", path };
+    }
+    StorageError::Engine { path, reason }
 }
 
 /// A consistent view of all rows. See [`RocksEngine::view`].

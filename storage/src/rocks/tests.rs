@@ -16,11 +16,11 @@ fn small() -> RocksOptions {
     }
 }
 
-fn open(path: &Path) -> RocksEngine {
+pub(super) fn open(path: &Path) -> RocksEngine {
     RocksEngine::open(path, small()).expect("open")
 }
 
-fn put(engine: &dyn Engine, family: Family, key: &[u8], value: &[u8]) {
+pub(super) fn put(engine: &dyn Engine, family: Family, key: &[u8], value: &[u8]) {
     let mut batch = WriteBatch::new();
     batch.put(family, key, value);
     engine.write(&batch).expect("write");

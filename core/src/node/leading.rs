@@ -1,0 +1,131 @@
+//! Giving leadership away: because an operator wants it, because this member stops, because its
+//! disk does not answer, or because its state is wrong.
+
+use std::collections::VecDeque;
+
+use super::{Node, Reply, Slot};
+use crate::error::Error;
+use crate::mutant::mutant;
+use crate::raft::Role;
+use crate::types::{Instant64, MemberId};
+
+/// A move that somebody waits for.
+pub struct Transfer {
+    slot: Slot,
+    target: MemberId,
+    since: Instant64,
+}
+
+/// Log writes that are not durable yet, to notice a disk that has stopped.
+#[derive(Default)]
+pub struct DiskWatch {
+    writes: VecDeque<(u64, Instant64)>,
+}
+
+impl DiskWatch {
+    /// A write was given out.
+    pub fn given_out(&mut self, number: u64, now: Instant64) {
+        self.writes.push_back((number, now));
+    }
+
+    /// Writes up to this one are durable.
+    pub fn done(&mut self, number: u64) {
+        while self.writes.front().is_some_and(|(write, _)| *write <= number) {
+            self.writes.pop_front();
+        }
+    }
+
+    /// Since when the oldest write has been waiting.
+    pub fn waiting_since(&self) -> Option<Instant64> {
+        self.writes.front().map(|(_, since)| *since)
+    }
+}
+
+impl Node {
+    /// Moves leadership to a certain voter.
+    pub(super) fn transfer_leader(&mut self, slot: Slot, target: MemberId) {
+        let refused = if self.owner.role() != Role::Leader {
+            Some(Error::NotLeader)
+        } else if !self.owner.is_voter(target) {
+            Some(Error::BadLeaderTransferee)
+        } else {
+            None
+        };
+        if let Some(error) = refused {
+            self.replies.push((slot, Err(error)));
+        } else if target == self.config.member_id {
+            self.replies.push((slot, Ok(Reply::Transferred)));
+        } else {
+            self.start_transfer(slot, target);
+        }
+    }
+
+    /// Moves leadership to whoever is placed best, if there is any to move and anybody to take it.
+    pub(super) fn step_down(&mut self, slot: Slot) {
+        match self.owner.best_successor().filter(|_| self.owner.role() == Role::Leader) {
+            Some(target) => self.start_transfer(slot, target),
+            None => self.replies.push((slot, Ok(Reply::Transferred))),
+        }
+    }
+
+    fn start_transfer(&mut self, slot: Slot, target: MemberId) {
+        let transfer = Transfer { slot, target, since: self.now };
+        if let Some(earlier) = self.transfer.replace(transfer) {
+            self.replies.push((earlier.slot, Err(Error::LeaderTransferTimeout)));
+        }
+        self.owner.transfer_leader(target);
+    }
+
+    /// Follows a move that somebody waits for. Consensus gives one up after an election timeout;
+    /// it is tried again for as long as requests may take.
+    pub(super) fn follow_transfer(&mut self) {
+        let Some(transfer) = &self.transfer else { return };
+        let leader = self.owner.leader();
+        let outcome = if leader == Some(transfer.target) {
+            Ok(Reply::Transferred)
+        } else if self.owner.role() != Role::Leader && leader.is_some_and(|id| id != self.config.member_id) {
+            // Somebody else took over: for one who wants to stop that is as good.
+            Err(Error::NotLeader)
+        } else if self.now.since(transfer.since) >= self.config.request_timeout {
+            Err(Error::LeaderTransferTimeout)
+        } else {
+            if self.owner.role() == Role::Leader && self.owner.transferring_to().is_none() {
+                self.owner.transfer_leader(transfer.target);
+            }
+            return;
+        };
+        if let Some(transfer) = self.transfer.take() {
+            self.replies.push((transfer.slot, outcome));
+        }
+    }
+
+    /// Whether the disk has kept a log write waiting for so long that this member must not lead.
+    pub(super) fn disk_is_stuck(&self) -> bool {
+        self.disk.waiting_since().is_some_and(|since| self.now.since(since) >= self.config.disk_stall)
+    }
+
+    /// A leader that cannot write, or whose state is wrong, hands over; if nobody takes over within
+    /// an election timeout it steps down all the same, so that the others elect. Called once a
+    /// tick.
+    pub(super) fn give_way(&mut self) {
+        let unfit = (self.disk_is_stuck() && !mutant!("a_stuck_disk_goes_on_leading")) || self.corrupt;
+        if !unfit || self.owner.role() != Role::Leader || self.owner.is_sole_voter() {
+            self.unfit_since = None;
+            return;
+        }
+        let since = *self.unfit_since.get_or_insert(self.now);
+        if self.now.since(since) >= self.config.election_timeout() {
+            self.owner.abdicate();
+            self.unfit_since = None;
+        } else if self.owner.transferring_to().is_none()
+            && let Some(successor) = self.owner.best_successor()
+        {
+            self.owner.transfer_leader(successor);
+        }
+    }
+
+    /// A member that is not fit to lead does not ask for votes.
+    pub(super) fn may_campaign(&self) -> bool {
+        self.owner.role() == Role::Leader || !(self.disk_is_stuck() || self.corrupt)
+    }
+}

@@ -1,0 +1,175 @@
+//! Snapshots on their way out and in.
+//!
+//! Out: one copy of the engine serves every follower that needs one, until it is too old. It is
+//! dropped when nobody is getting it any more.
+//! In: one at a time. While one is installed the keys are closed to readers, consensus stands
+//! still, and whoever waits for a command in flight is told that its fate is unknown here.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::upkeep::Upkeep;
+use super::{Input, Node, Output, SnapshotId};
+use crate::apply::meta::Applied;
+use crate::error::{Error, Fatal};
+use crate::mutant::mutant;
+use crate::mvcc;
+use crate::raft::{Arrival, SnapshotPoint};
+use crate::types::{Instant64, MemberId};
+
+/// How long a copy that nobody is getting is kept for the next one.
+const KEPT_FOR: Duration = Duration::from_secs(10);
+
+struct Arrived {
+    from: MemberId,
+    message: Bytes,
+    staged: SnapshotId,
+    position: Applied,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Snapshots {
+    last: u64,
+    making: Option<SnapshotId>,
+    offered: Option<SnapshotId>,
+    used_at: Instant64,
+    sending: BTreeSet<(MemberId, SnapshotId)>,
+    arrived: Option<Arrived>,
+    installing: Option<Arrived>,
+}
+
+impl Node {
+    /// Takes the inputs that have to do with snapshots.
+    pub(super) fn snapshot_input(&mut self, input: Input) {
+        match input {
+            Input::SnapshotMade { id, position } => self.snapshot_made(id, &position),
+            Input::SnapshotNotMade { id } => {
+                self.snapshots.making.take_if(|making| *making == id);
+            }
+            Input::SnapshotSent { to, id, ok } => {
+                self.snapshots.sending.remove(&(to, id));
+                self.snapshots.used_at = self.now;
+                self.owner.snapshot_sent(to, ok);
+            }
+            Input::SnapshotArrived { from, message, staged, position } => {
+                let arrived = Arrived { from, message, staged, position };
+                if let Some(earlier) = self.snapshots.arrived.replace(arrived) {
+                    self.to_discard.push(earlier.staged);
+                }
+            }
+            Input::SnapshotInstalled { staged } => {
+                if self.snapshots.installing.as_ref().is_some_and(|installing| installing.staged == staged)
+                    && let Err(fatal) = self.snapshot_installed()
+                {
+                    self.failed.get_or_insert(fatal);
+                }
+            }
+            _ => unreachable!("the caller gives only what has to do with snapshots"),
+        }
+    }
+
+    fn snapshot_made(&mut self, id: SnapshotId, position: &Applied) {
+        if self.snapshots.making.take_if(|making| *making == id).is_none() {
+            return;
+        }
+        if let Some(earlier) = self.snapshots.offered.replace(id) {
+            self.to_drop.push(earlier);
+        }
+        self.snapshots.used_at = self.now;
+        let point = SnapshotPoint { index: position.index, term: position.term };
+        self.owner.offer_snapshot(id.0, point, &position.conf_state);
+    }
+
+    /// Hands out what has to be made, sent, dropped and discarded.
+    pub(super) fn plan_snapshots(&mut self, out: &mut Vec<Output>) {
+        for (to, id, message) in self.drained.snapshots.drain(..) {
+            let id = SnapshotId(id);
+            self.snapshots.sending.insert((to, id));
+            out.push(Output::SendSnapshot { to, id, message });
+        }
+        if self.owner.takes_snapshot_wish() && self.snapshots.making.is_none() {
+            self.snapshots.last += 1;
+            let id = SnapshotId(self.snapshots.last);
+            self.snapshots.making = Some(id);
+            out.push(Output::MakeSnapshot { id });
+        }
+        let idle = self.snapshots.sending.is_empty() && self.now.since(self.snapshots.used_at) >= KEPT_FOR;
+        if idle && let Some(id) = self.snapshots.offered.take() {
+            self.owner.withdraw_snapshot();
+            self.to_drop.push(id);
+        }
+        out.extend(self.to_drop.drain(..).map(|id| Output::DropSnapshot { id }));
+        self.take_arrived(out);
+        out.extend(self.to_discard.drain(..).map(|staged| Output::DiscardSnapshot { staged }));
+    }
+
+    /// Gives consensus the snapshot that arrived, if it can hear of one now.
+    fn take_arrived(&mut self, out: &mut Vec<Output>) {
+        if self.owner.is_installing() {
+            return;
+        }
+        let Some(arrived) = self.snapshots.arrived.take() else { return };
+        match self.owner.snapshot_arrived(arrived.from, &arrived.message) {
+            Ok(Arrival::Taken) if arrived.position.cluster_id == self.config.cluster_id => {
+                self.snapshots.installing = Some(arrived);
+                // The order to install comes out of the next drain of consensus.
+                self.upkeep.status_changed = true;
+            }
+            Ok(Arrival::NoLeader) => self.snapshots.arrived = Some(arrived),
+            Ok(Arrival::Taken | Arrival::NotWanted) | Err(_) => {
+                out.push(Output::DiscardSnapshot { staged: arrived.staged });
+            }
+        }
+    }
+
+    /// Consensus wants the snapshot that it was given to be installed.
+    pub(super) fn install_snapshot(
+        &mut self,
+        point: SnapshotPoint,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Fatal> {
+        let Some(installing) = &self.snapshots.installing else {
+            return Err(Fatal::Raft(format!("a snapshot is to be installed that did not arrive; {point:?}")));
+        };
+        let position = &installing.position;
+        if (position.index, position.term) != (point.index, point.term) {
+            return Err(Fatal::Damaged(format!(
+                "a snapshot's rows are not what its message says; rows={}/{} message={}/{}",
+                position.index, position.term, point.index, point.term
+            )));
+        }
+        self.machine.store_mut().close();
+        for slot in self.proposals.lost_track().into_iter().chain(self.membership.lost_track()) {
+            self.replies.push((slot, Err(Error::Timeout)));
+        }
+        out.push(Output::InstallSnapshot { staged: installing.staged, index: point.index });
+        Ok(())
+    }
+
+    fn snapshot_installed(&mut self) -> Result<(), Fatal> {
+        let Some(installed) = self.snapshots.installing.take() else { return Ok(()) };
+        self.machine.reload(mvcc::Options { value_cache_bytes: self.config.value_cache_bytes })?;
+        let applied = self.machine.applied();
+        if applied.index != installed.position.index {
+            return Err(Fatal::Damaged(format!(
+                "the rows put in place are not those of the snapshot; found={} expected={}",
+                applied.index, installed.position.index
+            )));
+        }
+        let (revision, compact_revision) = (applied.revision, applied.compact_revision);
+        let applied = (applied.index, applied.chain_hash);
+        self.upkeep = Upkeep::new(applied.0);
+        if !mutant!("hashes_outlive_a_snapshot") {
+            self.integrity.replaced();
+        }
+        self.integrity.applied(applied.0, applied.1);
+        self.repaired();
+        self.cluster_changed();
+        self.owner.installed(&mut self.drained);
+        self.restored = Some((revision, compact_revision));
+        Ok(())
+    }
+}

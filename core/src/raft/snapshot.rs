@@ -1,0 +1,143 @@
+//! Snapshots as consensus sees them: a point of the log with its configuration. The rows travel
+//! beside, as files that this room knows by a number only.
+//!
+//! Sending: `raft` wants one, the host makes a copy of the engine, it is offered to `raft`, which
+//! puts it into messages; each message leaves together with the copy's files, and its follower
+//! gets nothing else until the host has told how that ended.
+//! Installing: the files have arrived and were checked before the message is given to `raft`. If
+//! `raft` takes it, everything stops until the engine's rows are replaced; only then the log is
+//! started anew behind them, so that a crash at any moment leaves the old state or the new.
+
+use raft::SnapshotStatus;
+use raft::eraftpb::{self, MessageType, Snapshot};
+
+use super::ingress::{self, Refused};
+use super::owner::{ConfState, Drained, Owner, Unpersisted};
+use crate::types::{LogIndex, MemberId, Term};
+use crate::wal::{BatchBuilder, LogPoint};
+
+/// The entry up to which a snapshot holds everything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotPoint {
+    /// Its index.
+    pub index: LogIndex,
+    /// Its term.
+    pub term: Term,
+}
+
+impl SnapshotPoint {
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        let metadata = snapshot.get_metadata();
+        Self { index: LogIndex(metadata.index), term: Term(metadata.term) }
+    }
+
+    pub(super) fn log_point(self) -> LogPoint {
+        LogPoint { index: self.index, term: self.term }
+    }
+}
+
+/// A snapshot that is being installed. Until its point is durable in the log, too, `raft` must
+/// neither tick nor hear anything: it would look for entries that are no more.
+pub(super) struct Installing {
+    pub point: SnapshotPoint,
+    /// The log write that waits for the rows; gone once it was given out.
+    pub held: Option<(Unpersisted, BatchBuilder)>,
+}
+
+/// What became of a snapshot that arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arrival {
+    /// It is to be installed; [`Drained::install`] says when.
+    Taken,
+    /// This member has all of it already, or is no member of it.
+    NotWanted,
+    /// It was made for a leader that is gone, and none is known: give it again later.
+    NoLeader,
+}
+
+/// The number of the copy that a snapshot stands for, on the member that made it.
+pub(super) fn snapshot_id(snapshot: &Snapshot) -> u64 {
+    snapshot.get_data().try_into().map_or(0, u64::from_le_bytes)
+}
+
+impl Owner {
+    /// Whether a follower needs a snapshot and there is none that it could be given.
+    pub fn takes_snapshot_wish(&mut self) -> bool {
+        self.raw.store().take_wanted()
+    }
+
+    /// A copy of the engine exists that holds everything up to `point`.
+    pub fn offer_snapshot(&mut self, id: u64, point: SnapshotPoint, conf_state: &ConfState) {
+        let mut snapshot = Snapshot { data: id.to_le_bytes().to_vec(), ..Snapshot::default() };
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = (point.index.0, point.term.0);
+        *metadata.mut_conf_state() = eraftpb::ConfState {
+            voters: conf_state.voters.iter().map(|id| id.0).collect(),
+            learners: conf_state.learners.iter().map(|id| id.0).collect(),
+            ..eraftpb::ConfState::default()
+        };
+        self.kept_from = Some(point.index.0);
+        self.raw.mut_store().offer(Some(snapshot));
+    }
+
+    /// No copy is on offer any more, and the log need not be kept for one.
+    pub fn withdraw_snapshot(&mut self) {
+        self.kept_from = None;
+        self.raw.mut_store().offer(None);
+    }
+
+    /// The sending of a snapshot ended, one way or the other.
+    pub fn snapshot_sent(&mut self, to: MemberId, ok: bool) {
+        let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.raw.report_snapshot(to.0, status);
+    }
+
+    /// A snapshot's files are here; `bytes` is the message that came with them.
+    ///
+    /// What a snapshot holds was committed, whoever leads now. One that took longer to arrive
+    /// than its leader led is therefore taken as if the present leader had sent it.
+    pub fn snapshot_arrived(&mut self, from: MemberId, bytes: &[u8]) -> Result<Arrival, Refused> {
+        let mut message = ingress::check(bytes, from, self.config.id, self.last_index().0)?;
+        if message.msg_type != MessageType::MsgSnapshot as i32 {
+            return Err(Refused::UnknownKind);
+        }
+        let term = self.raw.raft.term;
+        if message.term < term {
+            match self.leader().filter(|leader| *leader != self.config.id) {
+                Some(leader) => (message.term, message.from) = (term, leader.0),
+                None => return Ok(Arrival::NoLeader),
+            }
+        }
+        let point = SnapshotPoint::of(message.get_snapshot());
+        // An answer from somebody who is not a member any more; dropping it is all there is to do.
+        let _ = self.raw.step(message);
+        let taken = self.raw.snap().is_some_and(|snapshot| SnapshotPoint::of(snapshot) == point);
+        Ok(if taken { Arrival::Taken } else { Arrival::NotWanted })
+    }
+
+    /// The rows of the snapshot are in place and durable: the log follows.
+    pub fn installed(&mut self, out: &mut Drained) {
+        if let Some((write, batch)) = self.installing.as_mut().and_then(|installing| installing.held.take()) {
+            self.write(write, batch, true, out);
+        }
+    }
+
+    /// Everything that was written is durable: if that includes the start of the log behind a
+    /// snapshot, consensus goes on from there.
+    pub(super) fn finish_installing(&mut self) {
+        if let Some(installing) = self.installing.take_if(|installing| installing.held.is_none()) {
+            self.raw.advance_apply_to(installing.point.index.0);
+        }
+    }
+
+    /// Whether a snapshot is being installed.
+    pub fn is_installing(&self) -> bool {
+        self.installing.is_some()
+    }
+
+    /// Asks the leader for a snapshot although the log would do, because this member's rows are
+    /// not to be trusted. Says whether the request is on its way.
+    pub fn request_snapshot(&mut self) -> bool {
+        self.raw.raft.request_snapshot().is_ok()
+    }
+}
