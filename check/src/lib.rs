@@ -7,7 +7,45 @@
 //! The crate refuses to run anything, to read clocks and to know wire formats. It never panics on
 //! a history, however broken: what contradicts itself is a [`Violation`] too.
 
+mod context;
 pub mod history;
+mod lease;
+mod lock;
+mod model;
+mod observed;
+mod real_time;
+mod refusal;
 mod report;
+mod session;
+mod settings;
+mod state_hash;
+mod tell;
+mod watch;
+mod witness;
 
-pub use report::{Report, Rule, Violation};
+pub use report::{Counts, Report, Rule, Violation};
+pub use settings::{LeaseSettings, LivePeriod, Settings};
+pub use state_hash::StateHashes;
+pub use watch::truth_of;
+
+use context::Context;
+use history::History;
+use refusal::Compactions;
+
+/// Runs every checker on a history.
+pub fn check(history: &History, settings: &Settings) -> Report {
+    let mut report = Report::new(settings.cap);
+    let context = Context::new(history, settings, &mut report);
+    let timeline = witness::replay(&context, &mut report);
+    let compactions = Compactions::new(&context);
+    real_time::check(&context, &timeline, &mut report);
+    refusal::check(&context, &compactions, &mut report);
+    watch::check(&context, &timeline, &compactions, &mut report);
+    lease::check(&context, &timeline, &mut report);
+    lock::check_fences(&context, &mut report);
+    lock::check_holds(&context, &timeline, &mut report);
+    session::check_order(&context, &mut report);
+    session::check_content(&context, &mut report);
+    report.counts = report::count(&context, &timeline);
+    report
+}

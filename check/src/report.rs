@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use crate::context::{Context, claimed};
+use crate::history::{Outcome, WatchMessage};
+use crate::witness::{Cause, Timeline};
+
 /// The promise that was broken.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Rule {
@@ -19,6 +23,8 @@ pub enum Rule {
     StaleRevision,
     /// An operation claims a revision that the store had not reached.
     FutureRevision,
+    /// A change took effect after it was acknowledged or seen, or before it was asked for.
+    OutsideInterval,
     /// A committed change that no operation and no end of a lease explains.
     UnexplainedChange,
     /// An operation that was refused took effect.
@@ -82,18 +88,104 @@ impl fmt::Display for Violation {
     }
 }
 
+/// How much was judged. A report without violations on next to nothing proves next to nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Operations in the history.
+    pub operations: u64,
+    /// Answered.
+    pub answered: u64,
+    /// Answered and changed something.
+    pub writes: u64,
+    /// Of unknown outcome.
+    pub unknown: u64,
+    /// Of unknown outcome, and certainly took effect.
+    pub unknown_took_effect: u64,
+    /// Changes made by the end of a lease.
+    pub lease_ends: u64,
+    /// Revisions.
+    pub revisions: u64,
+    /// Revisions whose changes are not known in full, so that they could not be judged.
+    pub doubtful_revisions: u64,
+    /// Events that watches delivered.
+    pub watch_events: u64,
+    /// Times a watch was resumed.
+    pub watch_resumes: u64,
+    /// Watches cancelled by compaction.
+    pub watch_compactions: u64,
+    /// Times a client held a lock.
+    pub holds: u64,
+}
+
+impl Counts {
+    /// Adds another history's.
+    pub fn add(&mut self, other: &Self) {
+        self.operations += other.operations;
+        self.answered += other.answered;
+        self.writes += other.writes;
+        self.unknown += other.unknown;
+        self.unknown_took_effect += other.unknown_took_effect;
+        self.lease_ends += other.lease_ends;
+        self.revisions += other.revisions;
+        self.doubtful_revisions += other.doubtful_revisions;
+        self.watch_events += other.watch_events;
+        self.watch_resumes += other.watch_resumes;
+        self.watch_compactions += other.watch_compactions;
+        self.holds += other.holds;
+    }
+}
+
+/// Counts what was judged.
+pub(crate) fn count(context: &Context, timeline: &Timeline) -> Counts {
+    let mut counts = Counts { holds: context.history.holds.len() as u64, ..Counts::default() };
+    for operation in &context.history.operations {
+        counts.operations += 1;
+        match &operation.outcome {
+            Outcome::Ok(reply) => {
+                counts.answered += 1;
+                counts.writes += u64::from(claimed(reply).is_some());
+            }
+            Outcome::Unknown => counts.unknown += 1,
+            Outcome::Refused(_) => {}
+        }
+    }
+    for (_, resolved) in timeline.iter() {
+        counts.revisions += 1;
+        counts.doubtful_revisions += u64::from(!resolved.known);
+        match resolved.cause {
+            Cause::Operation(number) => {
+                let unknown = context.history.operations[number].outcome == Outcome::Unknown;
+                counts.unknown_took_effect += u64::from(unknown);
+            }
+            Cause::LeaseEnd(_) => counts.lease_ends += 1,
+            Cause::Several | Cause::Nothing => {}
+        }
+    }
+    for message in context.history.watches.iter().flat_map(|watch| &watch.messages) {
+        match message {
+            WatchMessage::Events { events, .. } => counts.watch_events += events.len() as u64,
+            WatchMessage::Resumed { .. } => counts.watch_resumes += 1,
+            WatchMessage::Compacted { .. } => counts.watch_compactions += 1,
+            _ => {}
+        }
+    }
+    counts
+}
+
 /// What was found: the first violations in full, all of them counted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
     violations: Vec<Violation>,
     total: u64,
     cap: usize,
+    /// How much was judged.
+    pub counts: Counts,
 }
 
 impl Report {
     /// An empty report that keeps at most `cap` violations of each rule.
     pub fn new(cap: usize) -> Self {
-        Self { violations: Vec::new(), total: 0, cap }
+        Self { violations: Vec::new(), total: 0, cap, counts: Counts::default() }
     }
 
     /// Nothing was found.
@@ -116,8 +208,9 @@ impl Report {
         self.violations.iter().any(|violation| violation.rule == rule)
     }
 
-    /// Adds what another checker found.
+    /// Adds what was found in another history.
     pub fn merge(&mut self, other: Self) {
+        self.counts.add(&other.counts);
         let kept = other.violations.len() as u64;
         for violation in other.violations {
             self.push(violation);
