@@ -112,7 +112,8 @@ struct Applied {
 /// See the module.
 #[derive(Default)]
 pub struct Ledger {
-    committed: Vec<Stamp>,
+    /// By index, from 1 on; `None` where the cluster began with rows instead of entries.
+    committed: Vec<Option<Stamp>>,
     leaders: BTreeMap<Term, MemberId>,
     /// From revision 2 on.
     applied: Vec<Applied>,
@@ -123,6 +124,11 @@ pub struct Ledger {
 const FIRST_REVISION: i64 = 2;
 
 impl Ledger {
+    /// A cluster that begins with rows as of entry 1.
+    pub fn new() -> Self {
+        Self { committed: vec![None], ..Self::default() }
+    }
+
     /// A member says that `leader` leads `term`.
     pub fn leader(&mut self, term: Term, leader: MemberId) -> Result<bool, String> {
         let mut new = false;
@@ -140,7 +146,7 @@ impl Ledger {
     pub fn leader_is_complete(&self, log: &LogView) -> Result<(), String> {
         let last = self.committed.len() as u64;
         match self.committed.last() {
-            Some(stamp) if !log.holds(last, *stamp) => Err(format!(
+            Some(Some(stamp)) if !log.holds(last, *stamp) => Err(format!(
                 "a leader lacks a committed entry; index={last} committed={stamp:?} leader_has={:?}",
                 log.get(last)
             )),
@@ -149,23 +155,25 @@ impl Ledger {
     }
 
     /// A member says that everything up to `index` is committed. `durable` counts for a stamp the
-    /// voters that have it on disk, and says how many make a majority.
+    /// voters that have it on disk, and says how many make a majority. Up to `snapshot` the member
+    /// has rows instead of entries, or will have them when it has put them in place.
     pub fn committed(
         &mut self,
         index: LogIndex,
         known_before: LogIndex,
         log: &LogView,
+        snapshot: LogIndex,
         durable: impl Fn(u64, Stamp) -> Result<(), String>,
     ) -> Result<(), String> {
         for at in known_before.0 + 1..=index.0 {
             let Some(stamp) = log.get(at) else {
-                if log.is_before_start(at) {
+                if log.is_before_start(at) || at <= snapshot.0 {
                     continue;
                 }
                 return Err(format!("a member calls an entry committed that it does not have; index={at}"));
             };
             match self.committed.get(at as usize - 1) {
-                Some(known) if *known == stamp => {}
+                Some(Some(known)) if *known == stamp => {}
                 Some(known) => {
                     return Err(format!(
                         "a committed entry differs between members; index={at} first={known:?} now={stamp:?}"
@@ -173,17 +181,12 @@ impl Ledger {
                 }
                 None if at as usize == self.committed.len() + 1 => {
                     durable(at, stamp)?;
-                    self.committed.push(stamp);
+                    self.committed.push(Some(stamp));
                 }
                 None => return Err(format!("a committed entry was never seen; index={at}")),
             }
         }
         Ok(())
-    }
-
-    /// The last index known to be committed.
-    pub fn last_committed(&self) -> u64 {
-        self.committed.len() as u64
     }
 
     /// A member applied a revision.
@@ -205,15 +208,20 @@ impl Ledger {
         }
     }
 
-    /// A member's state hash at a position (a revision or a log index, always the same of both).
-    pub fn state_hash(&mut self, position: u64, hash: u64) -> Result<(), String> {
-        let known = *self.hashes.entry(position).or_insert(hash);
+    /// A member's state hash after a log entry.
+    pub fn state_hash(&mut self, index: LogIndex, hash: u64) -> Result<(), String> {
+        let known = *self.hashes.entry(index.0).or_insert(hash);
         if known != hash {
             return Err(format!(
-                "states differ at one position; position={position} first={known:016x} now={hash:016x}"
+                "states differ after one entry; index={index} first={known:016x} now={hash:016x}"
             ));
         }
         Ok(())
+    }
+
+    /// Whether this is the known state hash after an entry.
+    pub fn has_state_hash(&self, index: LogIndex, hash: u64) -> bool {
+        self.hashes.get(&index.0) == Some(&hash)
     }
 
     /// The last revision applied anywhere.
@@ -276,9 +284,9 @@ mod tests {
     fn a_committed_entry_that_changes_or_that_a_leader_lacks_is_reported() {
         let mut ledger = Ledger::default();
         let good = log(&[stamp(1, 10), stamp(1, 20)]);
-        ledger.committed(LogIndex(2), LogIndex(0), &good, |_, _| Ok(())).unwrap();
+        ledger.committed(LogIndex(2), LogIndex(0), &good, LogIndex(0), |_, _| Ok(())).unwrap();
         let bad = log(&[stamp(1, 10), stamp(2, 30)]);
-        assert!(ledger.committed(LogIndex(2), LogIndex(0), &bad, |_, _| Ok(())).is_err());
+        assert!(ledger.committed(LogIndex(2), LogIndex(0), &bad, LogIndex(0), |_, _| Ok(())).is_err());
         assert!(ledger.leader_is_complete(&good).is_ok());
         assert!(ledger.leader_is_complete(&bad).is_err());
         assert!(ledger.leader_is_complete(&log(&[stamp(1, 10)])).is_err());
@@ -288,7 +296,7 @@ mod tests {
     fn an_entry_committed_without_being_durable_is_reported() {
         let mut ledger = Ledger::default();
         let log = log(&[stamp(1, 10)]);
-        let refused = ledger.committed(LogIndex(1), LogIndex(0), &log, |_, _| Err("no quorum".into()));
+        let refused = ledger.committed(LogIndex(1), LogIndex(0), &log, LogIndex(0), |_, _| Err("no quorum".into()));
         assert_eq!(refused, Err("no quorum".to_owned()));
     }
 

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use folkmoot_core::node::NodeConfig;
+
 use crate::faults::{Episode, FaultKind, draw_episodes};
 use crate::random::Random;
 use crate::time::{MS, Nanos, SEC, US};
@@ -80,6 +82,12 @@ pub struct Plan {
     pub segment_bytes: usize,
     /// Values kept in memory beside the index.
     pub value_cache_bytes: usize,
+    /// Entries kept for followers that lag.
+    pub kept_entries: usize,
+    /// A member whose state is wrong repairs itself.
+    pub auto_repair: bool,
+    /// Leases' remaining times are stored.
+    pub lease_checkpoints: bool,
     /// Recent events kept for watchers.
     pub ring_bytes: usize,
     /// Room of a watch stream.
@@ -136,6 +144,9 @@ impl Plan {
             store_time: if random.one_in(2) { (100 * US, 2 * MS) } else { (MS, 50 * MS) },
             segment_bytes: *random.pick(&[16 << 10, 64 << 10, 256 << 10]),
             value_cache_bytes: *random.pick(&[0, 2048, 32 << 20]),
+            kept_entries: *random.pick(&[5, 100, 5_000]),
+            auto_repair: random.one_in(2),
+            lease_checkpoints: random.one_in(3),
             ring_bytes: *random.pick(&[1024, 16 << 10, 16 << 20]),
             outbox_bytes: *random.pick(&[600, 8 << 10, 256 << 10]),
             gc_rows: *random.pick(&[3, 50, 1000]),
@@ -165,6 +176,16 @@ impl Plan {
             plan.fault_time = plan.fault_time.min(end);
         }
         plan
+    }
+}
+
+impl Plan {
+    /// Settings of a member.
+    pub fn tune(&self, config: &mut NodeConfig) {
+        config.value_cache_bytes = self.value_cache_bytes;
+        config.kept_entries = self.kept_entries;
+        config.auto_repair = self.auto_repair;
+        config.lease_checkpoints = self.lease_checkpoints;
     }
 }
 

@@ -3,13 +3,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use folkmoot_check::history::{Change, History};
+use folkmoot_check::history::Change;
+use folkmoot_check::{Counts as Judged, LeaseSettings, LivePeriod, Settings};
 use parking_lot::Mutex;
 
 use crate::client::wire;
 use crate::plan::{Overrides, Plan, Profile};
-use crate::sometimes::Sometimes;
-use crate::time::Nanos;
+use crate::faults::FaultKind;
+use crate::sometimes::{Situation, Sometimes};
+use crate::time::{Nanos, SEC};
 use crate::trace::{Lines, Trace};
 use crate::world::{Counts, Finding, Phase, World};
 
@@ -29,6 +31,8 @@ pub struct Verdict {
     pub counts: Counts,
     /// Calls in the history.
     pub operations: usize,
+    /// What was judged of them.
+    pub judged: Judged,
     /// Three classes of fault overlapped.
     pub overlapped: bool,
     /// Time from the end of faults until the cluster was whole.
@@ -59,6 +63,7 @@ pub fn run_seed(seed: u64, profile: Profile, overrides: &Overrides, with_lines: 
             time: world.now,
             counts: world.counts,
             operations: world.history.operations.len(),
+            judged: world.judged.clone(),
             overlapped: world.storm.overlapped,
             healed_in: (world.phase == Phase::Done).then(|| world.now.saturating_sub(world.plan.fault_time)),
             finding: world.finding,
@@ -79,6 +84,7 @@ pub fn run_seed(seed: u64, profile: Profile, overrides: &Overrides, with_lines: 
                 time: 0,
                 counts: Counts::default(),
                 operations: 0,
+                judged: Judged::default(),
                 overlapped: false,
                 healed_in: None,
                 lines,
@@ -109,10 +115,40 @@ fn judge(world: &mut World) {
         return;
     }
     world.history.truth = Some(truth(world));
-    let finding = judge_history(&world.history);
-    if let Some((checker, text)) = finding {
-        world.fail(checker, text);
+    let healed = match world.phase {
+        Phase::Done => world.healed_since,
+        _ => world.now,
+    };
+    let clock_error_ppm = match world.plan.enabled.contains(&FaultKind::Jump) {
+        // A jump within a short lease counts like a clock that runs that much faster.
+        true => 500_000,
+        false => 41_000,
+    };
+    let settings = Settings {
+        cap: 3,
+        other_compactions: false,
+        lease: LeaseSettings {
+            clock_error_ppm,
+            live: vec![LivePeriod { from: healed + 5 * SEC, to: world.now.max(healed + 5 * SEC) }],
+            slack: 4 * SEC,
+            linger: Some(60 * SEC),
+        },
+    };
+    let report = folkmoot_check::check(&world.history, &settings);
+    if let Some(violation) = report.violations().first() {
+        let rule = format!("{:?}", violation.rule);
+        world.fail("history", format!("{rule}: {} ({} violations)", violation.text, report.total()));
     }
+    for (count, situation) in [
+        (report.counts.unknown_took_effect, Situation::UnknownApplied),
+        (report.counts.unknown - report.counts.unknown_took_effect, Situation::UnknownLost),
+        (report.counts.lease_ends, Situation::LeaseExpired),
+    ] {
+        if count > 0 {
+            world.met(situation);
+        }
+    }
+    world.judged = report.counts;
 }
 
 fn truth(world: &World) -> Vec<Change> {
@@ -127,6 +163,3 @@ fn truth(world: &World) -> Vec<Change> {
         .collect()
 }
 
-fn judge_history(_history: &History) -> Option<(&'static str, String)> {
-    None
-}

@@ -113,6 +113,9 @@ situations! {
     RollingRestart = "members were restarted one after the other";
     AlarmRaised = "an alarm was raised";
     BitFlipped = "a bit of a file flipped";
+    StateSpoiled = "a member's state was spoiled";
+    SpoiledNoticed = "a member noticed that its state is wrong";
+    SpoiledRepaired = "a wrong state was replaced";
     DamageRefused = "a damaged log was refused";
     StalledLeaderHandedOver = "a leader with a stalled disk handed over";
 }

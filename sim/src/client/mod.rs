@@ -139,11 +139,6 @@ impl World {
 
     /// A member that a client asks: usually the one it asked before.
     pub fn choose_member(&mut self, random: &mut Random, before: Option<HostAt>) -> HostAt {
-        if let Some(leader) = self.leader()
-            && random.chance(0.8)
-        {
-            return leader;
-        }
         match before {
             Some(before) if !self.hosts[before].gone && !random.one_in(10) => before,
             _ => {

@@ -20,10 +20,10 @@ struct Watching {
     from_past: bool,
     /// Up to where everything was delivered, as progress said.
     progress: Revision,
-    /// The client has asked and not been answered, or was cancelled.
-    is_open: bool,
-    /// It had to start again behind a compaction.
-    began: bool,
+    /// Its number on the stream; a new one each time it is asked for.
+    id: i64,
+    /// The hub has answered. What the whole stream is told before that is not about this watch.
+    is_created: bool,
 }
 
 /// See the module.
@@ -33,6 +33,7 @@ pub struct WatchClient {
     watches: Vec<Watching>,
     member: Option<HostAt>,
     opened_at: Nanos,
+    last_id: i64,
 }
 
 /// Watches of one client.
@@ -41,7 +42,7 @@ const WATCHES_MAX: u64 = 4;
 impl WatchClient {
     /// A client without watches yet.
     pub fn new(random: Random) -> Self {
-        Self { random, stream: None, watches: Vec::new(), member: None, opened_at: 0 }
+        Self { random, stream: None, watches: Vec::new(), member: None, opened_at: 0, last_id: 0 }
     }
 
     pub(super) fn wakes(&mut self, at: usize, world: &mut World) {
@@ -113,19 +114,31 @@ impl WatchClient {
             next: start,
             from_past: start > 0 && start <= revision,
             progress: 0,
-            is_open: true,
-            began: false,
+            id: 0,
+            is_created: false,
         });
-        let id = self.watches.len() as i64;
+        let id = self.next_id();
+        if let Some(watching) = self.watches.last_mut() {
+            watching.id = id;
+        }
         let create = wire::create_request(&request, start, id);
         world.watch_ask(stream, HubInput::Create(stream, create));
+    }
+
+    /// A number that was not used before: the hub keeps that of a cancelled watch until its client
+    /// cancels it, too.
+    fn next_id(&mut self) -> i64 {
+        self.last_id += 1;
+        self.last_id
     }
 
     /// Asks for a watch again.
     fn resume(&mut self, number: usize, world: &mut World) {
         let Some((stream, member)) = self.stream else { return };
+        let id = self.next_id();
         let watching = &mut self.watches[number];
-        watching.is_open = true;
+        watching.id = id;
+        watching.is_created = false;
         let member = world.hosts[member].id.0;
         let watch = &mut world.history.watches[watching.place];
         watch.messages.push(WatchMessage::Resumed {
@@ -133,7 +146,7 @@ impl WatchClient {
             member,
             start_revision: watching.next,
         });
-        let create = wire::create_request(&watch.request, watching.next, number as i64 + 1);
+        let create = wire::create_request(&watch.request, watching.next, id);
         world.watch_ask(stream, HubInput::Create(stream, create));
         world.met(Situation::WatchResumed);
     }
@@ -150,7 +163,7 @@ impl WatchClient {
     fn ended(&mut self, world: &mut World) {
         self.stream = None;
         for watching in &mut self.watches {
-            watching.is_open = false;
+            watching.is_created = false;
             world.history.watches[watching.place].messages.push(WatchMessage::Ended { at: world.now });
         }
     }
@@ -167,12 +180,13 @@ impl WatchClient {
         // Progress of the whole stream.
         if frame.watch_id < 0 {
             for number in 0..self.watches.len() {
-                self.message(number, &frame, world);
+                if self.watches[number].is_created {
+                    self.message(number, &frame, world);
+                }
             }
             return;
         }
-        let number = frame.watch_id as usize - 1;
-        if number < self.watches.len() {
+        if let Some(number) = self.watches.iter().position(|watching| watching.id == frame.watch_id) {
             self.message(number, &frame, world);
         }
         if self.random.one_in(400) && !world.is_closing() {
@@ -195,13 +209,12 @@ impl WatchClient {
             }
             met.push(Situation::WatchCompacted);
             watching.next = frame.compact_revision;
-            watching.is_open = false;
             WatchMessage::Compacted { at: now, compact_revision: frame.compact_revision }
         } else if frame.created {
             if watching.next == 0 {
                 watching.next = frame.revision + 1;
             }
-            watching.began = true;
+            watching.is_created = true;
             WatchMessage::Created { at: now, revision: frame.revision }
         } else if frame.events.is_some() {
             let events: Vec<_> = frame.events().map(|(event, prev)| wire::event(event, prev)).collect();

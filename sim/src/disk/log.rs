@@ -23,6 +23,10 @@ pub struct LogWriter {
     segments: Vec<(u64, String)>,
     segment_bytes: usize,
     offset: usize,
+    /// The same of a frame that is not durable itself.
+    proving: usize,
+    /// Where the newest frame starts whose header proves that all before it is durable.
+    proven: usize,
     size: usize,
     salt: Salt,
     next_frame: u64,
@@ -84,6 +88,8 @@ impl LogWriter {
             segments,
             segment_bytes,
             offset: 0,
+            proving: 0,
+            proven: 0,
             size: 0,
             salt: SegmentHeader::salt(&empty_header(identity)),
             next_frame: 1,
@@ -132,6 +138,10 @@ impl LogWriter {
         self.buffer.clear();
         encode_frame(&mut self.buffer, self.salt, self.next_frame, self.synced, &parts);
         disk.write(self.current(), self.offset, &self.buffer);
+        if self.synced + 1 == self.next_frame {
+            // Only once this frame is durable, too; see `sync`.
+            self.proving = self.offset;
+        }
         self.offset += self.buffer.len();
         self.next_frame += 1;
         Ok(())
@@ -141,6 +151,7 @@ impl LogWriter {
     pub fn sync(&mut self, disk: &mut SimDisk) {
         disk.sync(self.current());
         self.synced = self.next_frame - 1;
+        self.proven = self.proving;
     }
 
     /// A sync failed.
@@ -177,14 +188,11 @@ impl LogWriter {
         self.segments.len()
     }
 
-    /// Name of the oldest segment, and whether it is not the one that is written.
-    pub fn oldest(&self) -> (&str, bool) {
-        (&self.segments[0].1, self.segments.len() > 1)
-    }
-
-    /// How much of the current segment is written.
-    pub fn offset(&self) -> usize {
-        self.offset
+    /// A segment and how many of its first bytes are durable and proven to be so by what follows.
+    pub fn proven(&self) -> Option<(String, usize)> {
+        let (_, oldest) = self.segments.first()?;
+        let within = if self.segments.len() > 1 { self.segment_bytes } else { self.proven };
+        (within > 0).then(|| (oldest.clone(), within))
     }
 
     fn current(&self) -> &str {
@@ -224,6 +232,7 @@ impl LogWriter {
         self.chain.open_segment(sequence);
         self.segments.push((sequence, file));
         self.offset = SEGMENT_HEADER_BYTES;
+        (self.proving, self.proven) = (0, 0);
         self.size = size;
         self.salt = header.salt();
         Ok(())

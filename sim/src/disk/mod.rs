@@ -8,5 +8,5 @@ mod log;
 mod sectors;
 
 pub use engine::{Rows, SimEngine};
-pub use log::{LogWriter, OpenedLog};
+pub use log::LogWriter;
 pub use sectors::SimDisk;

@@ -4,9 +4,12 @@
 //! and the state of the world (a fault for "the leader" needs one), so that leaving one episode
 //! out does not change what another means.
 
+mod jobs;
 mod strike;
 
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use jobs::Job;
 
 use crate::network::HostAt;
 use crate::plan::Profile;
@@ -84,9 +87,19 @@ kinds! {
     SyncError: Disk, "sync-error";
     WriteError: Disk, "write-error";
     DiskFull: Disk, "disk-full";
+    BitFlipLog: Disk, "bit-flip-log";
+    BitFlipSnapshot: Disk, "bit-flip-snapshot";
+    SpoiledState: Disk, "spoiled-state";
     Drift: Clock, "drift";
     Jump: Clock, "jump";
     MoveLeader: Admin, "move-leader";
+    StepDown: Admin, "step-down";
+    AddLearner: Admin, "add-learner";
+    AddVoter: Admin, "add-voter";
+    RemoveMember: Admin, "remove-member";
+    ReplaceMember: Admin, "replace-member";
+    UpdateMember: Admin, "update-member";
+    NoSpaceAlarm: Admin, "no-space-alarm";
 }
 
 /// One fault, once.
@@ -112,6 +125,8 @@ pub struct Storm {
     pub client_cuts: BTreeMap<usize, BTreeSet<(usize, HostAt)>>,
     /// Members touched by an episode that goes on.
     pub touched: BTreeMap<usize, Vec<HostAt>>,
+    /// What administrators are doing.
+    pub jobs: BTreeMap<usize, Job>,
     /// Time during which at least three classes overlapped was met.
     pub overlapped: bool,
     /// For what an episode does later.
@@ -125,6 +140,7 @@ impl Storm {
             active: BTreeMap::new(),
             client_cuts: BTreeMap::new(),
             touched: BTreeMap::new(),
+            jobs: BTreeMap::new(),
             overlapped: false,
             random: Random::new(seed, "storm", 0),
         }
@@ -133,6 +149,13 @@ impl Storm {
     /// Whether a client and a member do not reach each other.
     pub fn is_client_cut(&self, client: usize, host: HostAt) -> bool {
         self.client_cuts.values().any(|cut| cut.contains(&(client, host)))
+    }
+}
+
+impl Storm {
+    /// Whether snapshots on their way are damaged now.
+    pub fn damages_snapshots(&self) -> bool {
+        self.active.values().any(|kind| *kind == FaultKind::BitFlipSnapshot)
     }
 }
 

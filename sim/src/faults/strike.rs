@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use folkmoot_core::node::{Input, Reply};
+use folkmoot_core::node::Input;
 
 use super::FaultKind;
 use crate::network::{HostAt, NetFault};
 use crate::random::Random;
 use crate::sometimes::Situation;
 use crate::time::{MS, SEC, seconds};
-use crate::world::{ADMINISTRATOR, Admin, Answer, Happening, Stop, World};
+use crate::world::{ADMINISTRATOR, Admin, Happening, Stop, World};
 
 impl World {
     /// An episode begins.
@@ -133,7 +133,8 @@ impl World {
                     self.met(Situation::LeaderPaused);
                 }
                 self.met(Situation::Paused);
-                self.note(|| format!("member {} is paused", struck + 1));
+                let id = self.hosts[struck].id;
+                self.note(|| format!("member {id} is paused"));
                 let until = self.now + lasts;
                 let host = &mut self.hosts[struck];
                 host.paused_until = host.paused_until.max(until);
@@ -198,6 +199,65 @@ impl World {
                 let target = self.hosts[target].id;
                 self.ask_admin(ADMINISTRATOR, asked, Admin::MoveLeader(target), 5 * SEC);
             }
+            FaultKind::StepDown
+            | FaultKind::AddLearner
+            | FaultKind::AddVoter
+            | FaultKind::RemoveMember
+            | FaultKind::ReplaceMember
+            | FaultKind::UpdateMember
+            | FaultKind::NoSpaceAlarm => {
+                let random = Random::new(random.number(), "job", 0);
+                self.begin_job(at, kind, random);
+            }
+            FaultKind::BitFlipSnapshot => {}
+            FaultKind::BitFlipLog => self.flip_log_bit(at, random),
+            FaultKind::SpoiledState => self.spoil_state(at, random),
+        }
+    }
+
+    /// A bit of a log flips while its member is down. Only where the log proves that the place was
+    /// durable: damage in what nothing proves cannot be told from a write that a crash cut short.
+    fn flip_log_bit(&mut self, at: usize, random: &mut Random) {
+        let struck = self.one(random);
+        if !self.may_lose_disk() || self.hosts[struck].running.is_none() {
+            return;
+        }
+        let proven = self.hosts[struck].running.as_ref().and_then(|running| running.log.proven());
+        let Some((name, within)) = proven else { return };
+        self.crash(struck, Stop::Kill);
+        let host = &mut self.hosts[struck];
+        let Some(byte) = host.disk.flip_bit(&name, within, random) else { return };
+        host.excused = true;
+        let id = host.id;
+        self.met(Situation::BitFlipped);
+        self.note(|| format!("a bit flips in {name} of member {id} at {byte}"));
+        self.start(struck);
+        let host = &mut self.hosts[struck];
+        if host.running.is_none() {
+            host.damaged = true;
+            host.gone = true;
+            let random = Random::new(random.number(), "job", 1);
+            self.repair_job(at, id, random);
+        } else {
+            host.excused = false;
+        }
+    }
+
+    /// A bit of a member's state in memory flips.
+    fn spoil_state(&mut self, at: usize, random: &mut Random) {
+        let struck = self.one(random);
+        if !self.may_lose_disk() {
+            return;
+        }
+        let host = &mut self.hosts[struck];
+        if let Some(running) = &mut host.running {
+            running.node.spoil_state();
+            host.spoiled = true;
+            let id = host.id;
+            self.met(Situation::StateSpoiled);
+            self.note(|| format!("the state of member {id} is spoiled"));
+            let random = Random::new(random.number(), "job", 2);
+            self.consent_job(at, id, random);
         }
     }
 
@@ -323,14 +383,6 @@ impl World {
         for at in self.storm.active.keys().copied().collect::<Vec<_>>() {
             self.fault_ends(at);
         }
-    }
-
-    /// An administrator has an answer.
-    pub fn administrator_hears(&mut self, answer: Answer) {
-        if let Answer::AdminOk(reply) = answer
-            && *reply == Reply::Transferred
-        {
-            self.met(Situation::LeaderMoved);
-        }
+        self.finish_jobs();
     }
 }

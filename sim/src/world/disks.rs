@@ -3,7 +3,7 @@
 use folkmoot_core::env::{Engine, EngineError, WriteBatch};
 use folkmoot_core::error::Fatal;
 use folkmoot_core::mvcc::gc;
-use folkmoot_core::node::{Input, StoreWrite, WalWrite};
+use folkmoot_core::node::{Input, SnapshotId, StoreWrite, WalWrite};
 use folkmoot_core::types::LogIndex;
 
 use super::hub::HubInput;
@@ -39,6 +39,10 @@ pub enum StorageJob {
     Flush,
     /// Remove what is superseded at this revision.
     Collect(i64),
+    /// Copy everything.
+    MakeSnapshot(SnapshotId),
+    /// Put a snapshot's rows in place of all.
+    Install(SnapshotId, LogIndex),
 }
 
 /// What the storage thread is doing.
@@ -48,6 +52,10 @@ pub enum StorageBusy {
     Write(WriteBatch, LogIndex, i64),
     /// Flushing.
     Flush,
+    /// Copying.
+    MakeSnapshot(SnapshotId),
+    /// Putting a snapshot in place.
+    Install(SnapshotId, LogIndex),
 }
 
 /// Pause between two steps of garbage collection.
@@ -151,6 +159,8 @@ impl World {
         let busy = match running.storage_jobs.pop_front() {
             None => return,
             Some(StorageJob::Flush) => StorageBusy::Flush,
+            Some(StorageJob::MakeSnapshot(id)) => StorageBusy::MakeSnapshot(id),
+            Some(StorageJob::Install(staged, index)) => StorageBusy::Install(staged, index),
             Some(StorageJob::Collect(revision)) => {
                 running.compact_revision = running.compact_revision.max(revision);
                 self.plan_garbage(at);
@@ -195,6 +205,8 @@ impl World {
                 let index = running.stored.0;
                 self.give(at, Input::Flushed { index });
             }
+            StorageBusy::MakeSnapshot(id) => self.make_snapshot(at, id),
+            StorageBusy::Install(staged, index) => self.install_snapshot(at, staged, index),
         }
         self.kick_storage(at);
     }

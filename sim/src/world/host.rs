@@ -1,6 +1,6 @@
 //! A member as a process on a machine: what it has on disk, and what runs while it is up.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use folkmoot_core::apply::meta::Applied;
@@ -8,15 +8,16 @@ use folkmoot_core::cluster::Member;
 use folkmoot_core::env::Engine;
 use folkmoot_core::error::Fatal;
 use folkmoot_core::mvcc::{GcState, gc};
-use folkmoot_core::node::{Bootstrap, Input, Node, NodeConfig, bootstrap};
+use folkmoot_core::node::{Bootstrap, Input, Node, NodeConfig, SnapshotId, bootstrap};
 use folkmoot_core::types::{Instant64, LogIndex, MemberId};
 use folkmoot_core::wal::Identity;
 use folkmoot_core::watch::{Hub, HubConfig};
 
 use super::disks::{LogBusy, LogJob, StorageBusy, StorageJob};
 use super::hub::HubInput;
+use super::snapshots::Copied;
 use super::{CLUSTER, Happening, Life, World};
-use crate::disk::{LogWriter, SimDisk, SimEngine};
+use crate::disk::{LogWriter, Rows, SimDisk, SimEngine};
 use crate::ledger::{LogChange, LogView};
 use crate::network::HostAt;
 use crate::random::Random;
@@ -67,6 +68,12 @@ pub struct Host {
     pub excused: bool,
     /// Nobody starts it again: it was removed, or is not there yet.
     pub gone: bool,
+    /// Its log cannot be read any more.
+    pub damaged: bool,
+    /// Its state is wrong.
+    pub spoiled: bool,
+    /// Number of its disk.
+    pub incarnation: u64,
     /// What is on the disk of the log for certain.
     pub durable: LogView,
 }
@@ -95,6 +102,10 @@ pub struct Running {
     pub hub_at: Nanos,
     /// Calls that wait for an answer of the core.
     pub waiting: BTreeSet<u64>,
+    /// Copies of the engine made for others.
+    pub copies: BTreeMap<SnapshotId, Copied>,
+    /// Snapshots that arrived and wait.
+    pub staged: BTreeMap<SnapshotId, Rows>,
     /// What was last looked at of the node.
     pub seen: Seen,
 }
@@ -106,13 +117,21 @@ pub struct Seen {
     pub leads: bool,
     pub voters: Vec<MemberId>,
     pub earlier_voters: Vec<MemberId>,
-    pub state: (u64, u64),
+    pub state: (LogIndex, u64),
+    pub corrupt: bool,
+    /// Index of the newest snapshot that arrived.
+    pub snapshot: LogIndex,
 }
 
 impl Host {
     /// What the member has applied, as it says.
     pub fn applied(&self) -> LogIndex {
         self.running.as_ref().map_or(LogIndex(0), |running| running.node.status().applied)
+    }
+
+    /// Who belongs to the cluster, as the member says.
+    pub fn status_members(&self) -> Arc<Vec<Member>> {
+        self.running.as_ref().map(|running| Arc::clone(&running.node.status().members)).unwrap_or_default()
     }
 
     /// Whether the member believes to lead.
@@ -153,6 +172,9 @@ impl World {
             fatal: None,
             excused: false,
             gone: false,
+            damaged: false,
+            spoiled: false,
+            incarnation: id.0 * 1000 + 7,
             durable: LogView::default(),
         });
         self.hosts.len() - 1
@@ -171,8 +193,9 @@ impl World {
             other => return self.start_refused(at, format!("the engine holds no position: {other:?}")),
         };
         let identity = Identity { cluster_id: CLUSTER, member_id: host.id };
-        let opened =
-            LogWriter::open(&mut host.disk, identity, applied.index, self.plan.segment_bytes, nonces);
+        let kept = self.plan.kept_entries as u64;
+        let discard = LogIndex(applied.index.0.saturating_sub(kept));
+        let opened = LogWriter::open(&mut host.disk, identity, discard, self.plan.segment_bytes, nonces);
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) => return self.start_refused(at, error),
@@ -182,11 +205,16 @@ impl World {
         let replayed = view.last() > applied.index.0;
         host.durable = view.clone();
         let mut config = NodeConfig::new(CLUSTER, host.id, host.boot, seed);
-        config.value_cache_bytes = self.plan.value_cache_bytes;
+        self.plan.tune(&mut config);
         let engine: Arc<dyn Engine> = host.engine.clone();
         let node = match Node::new(config, engine, opened.recovered) {
             Ok(node) => node,
             Err(fatal) => return self.start_refused(at, fatal.to_string()),
+        };
+        let seen = Seen {
+            committed: node.status().committed,
+            voters: node.conf_state().voters.clone(),
+            ..Seen::default()
         };
         let hub_config = HubConfig {
             ring_bytes: self.plan.ring_bytes,
@@ -219,7 +247,9 @@ impl World {
             hub_inputs: Vec::new(),
             hub_at: Nanos::MAX,
             waiting: BTreeSet::new(),
-            seen: Seen { committed: applied.index, ..Seen::default() },
+            copies: BTreeMap::new(),
+            staged: BTreeMap::new(),
+            seen,
         });
         for (met, situation) in [
             (opened.torn, Situation::TornTail),
@@ -237,6 +267,8 @@ impl World {
         self.note(|| format!("member {id} starts, boot {boot}, applied {}", applied.index));
         self.schedule_turn(at, self.now + 10 * US);
         self.plan_garbage(at);
+        let life = self.hosts[at].life;
+        self.queue.push(self.now + 100 * MS, Happening::Announce(at, life));
     }
 
     /// A member does not start.
@@ -263,6 +295,9 @@ impl World {
         host.paused_until = 0;
         let leads = running.node.status().leader == Some(host.id);
         let mut met = Vec::new();
+        if !running.copies.is_empty() || !running.staged.is_empty() {
+            met.push(Situation::SnapshotInterrupted);
+        }
         if leads && !running.waiting.is_empty() {
             met.push(Situation::LeaderCrashedWithWaiters);
         }
@@ -324,6 +359,7 @@ impl World {
         host.paused_until = host.paused_until.min(self.now);
         let (gone, life, down) = (host.gone, host.life, host.running.is_none());
         if down && !gone {
+            self.hosts[at].excused = false;
             self.queue.push(self.now + 10 * MS, Happening::Start(at, life));
         }
     }
@@ -346,6 +382,7 @@ pub fn member(id: MemberId, learner: bool) -> Member {
         peer_urls: vec![format!("http://m{}:2380", id.0)],
         client_urls: Vec::new(),
         learner,
+        incarnation: 0,
     }
 }
 

@@ -23,12 +23,12 @@ pub enum HubInput {
     Compacted(i64),
     /// The engine has everything up to here.
     Stored(i64),
+    /// The keys were replaced by a snapshot's: revision and compacted revision.
+    Restored(i64, i64),
     /// A client opened a stream.
     Open(u64),
     /// A client wants a watcher.
     Create(u64, CreateRequest),
-    /// A client ends a watcher.
-    Cancel(u64, i64),
     /// A client asks how far its stream is.
     Progress(u64),
     /// The transport took frames.
@@ -156,9 +156,14 @@ impl World {
                 HubInput::Publish(batch) => result = result.and(hub.publish(batch)),
                 HubInput::Compacted(revision) => hub.compacted(revision),
                 HubInput::Stored(revision) => hub.stored(revision),
+                HubInput::Restored(revision, compact_revision) => {
+                    if hub.stats().cursor_count > 0 {
+                        self.sometimes.met(Situation::SnapshotInstalledWhileLagging);
+                    }
+                    hub.reset(revision, compact_revision);
+                }
                 HubInput::Open(stream) => hub.open_stream(StreamId(stream), stream, local),
                 HubInput::Create(stream, request) => hub.create(StreamId(stream), request, None),
-                HubInput::Cancel(stream, watch_id) => hub.cancel(StreamId(stream), watch_id),
                 HubInput::Progress(stream) => hub.progress_request(StreamId(stream)),
                 HubInput::Sent(stream, bytes) => hub.sent(StreamId(stream), bytes),
                 HubInput::Close(stream) => hub.close_stream(StreamId(stream)),

@@ -6,7 +6,9 @@
 mod disks;
 mod host;
 mod hub;
+mod members;
 mod serve;
+mod snapshots;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -16,9 +18,10 @@ use folkmoot_check::history::History;
 use folkmoot_core::types::{ClusterId, MemberId};
 use folkmoot_core::watch::WatchFrame;
 
-pub use host::{Host, Running, Stop};
+pub use host::{Host, Stop, member};
 pub use hub::{HubInput, Stream};
-pub use serve::{ADMINISTRATOR, Admin, Answer, Ask, Call};
+pub use serve::{ADMINISTRATOR, ANNOUNCER, Admin, Answer, Call};
+pub use snapshots::Parcel;
 
 use crate::client::Client;
 use crate::faults::Storm;
@@ -52,6 +55,16 @@ pub enum Happening {
     StorageDone(HostAt, Life),
     /// The storage thread may remove superseded rows.
     Garbage(HostAt, Life),
+    /// A member that was removed stops.
+    Stops(HostAt, Life),
+    /// A job of an administrator goes on.
+    Job(usize),
+    /// Administrators tidy up after the faults.
+    Tidy,
+    /// A member tells the others about itself.
+    Announce(HostAt, Life),
+    /// A snapshot's files have arrived, or have not.
+    Parcel(u64),
     /// The watch hub looks at its queue.
     HubTurn(HostAt, Life),
     /// A watch stream's transport takes more.
@@ -133,18 +146,26 @@ pub struct World {
     pub trace: Trace,
     pub history: History,
     pub calls: BTreeMap<u64, Call>,
+    pub parcels: BTreeMap<u64, Parcel>,
     pub streams: BTreeMap<u64, Stream>,
     pub clients: Vec<Option<Client>>,
     pub storm: Storm,
     pub finding: Option<Finding>,
     pub phase: Phase,
+    /// When the faults ended.
+    pub healed_since: Nanos,
+    /// What was judged at the end.
+    pub judged: folkmoot_check::Counts,
     pub counts: Counts,
     /// Latencies inside of members.
     pub machine: Random,
     /// Latencies between clients and members.
     pub roads: Random,
+    /// Ids given to members that were never there.
+    pub unused_ids: u64,
     next_call: u64,
     next_stream: u64,
+    next_parcel: u64,
     arrivals: Vec<Nanos>,
 }
 
@@ -158,21 +179,26 @@ impl World {
             queue: Queue::default(),
             hosts: Vec::new(),
             network,
-            ledger: Ledger::default(),
+            ledger: Ledger::new(),
             sometimes: Sometimes::default(),
             trace,
             history: History::default(),
             calls: BTreeMap::new(),
+            parcels: BTreeMap::new(),
             streams: BTreeMap::new(),
             clients: Vec::new(),
             storm: Storm::new(seed),
             finding: None,
             phase: Phase::Faults,
+            healed_since: 0,
+            judged: folkmoot_check::Counts::default(),
             counts: Counts::default(),
             machine: Random::new(seed, "machine", 0),
             roads: Random::new(seed, "roads", 0),
+            unused_ids: 0,
             next_call: 0,
             next_stream: 0,
+            next_parcel: 0,
             arrivals: Vec::new(),
             plan,
         };
@@ -211,6 +237,11 @@ impl World {
             Happening::LogDone(host, life) => self.log_done(host, life),
             Happening::StorageDone(host, life) => self.storage_done(host, life),
             Happening::Garbage(host, life) => self.collect_garbage(host, life),
+            Happening::Stops(host, life) => self.removed_stops(host, life),
+            Happening::Job(at) => self.job_goes_on(at),
+            Happening::Tidy => self.tidy(),
+            Happening::Announce(host, life) => self.announce(host, life),
+            Happening::Parcel(parcel) => self.parcel_arrives(parcel),
             Happening::HubTurn(host, life) => self.hub_turn(host, life),
             Happening::Pump(stream) => self.pump(stream),
             Happening::Frames(stream, frames) => self.frames_arrive(stream, frames),
@@ -280,6 +311,7 @@ impl World {
         self.note(|| "faults are over".to_owned());
         self.end_all_faults();
         self.phase = Phase::Healing(self.now);
+        self.healed_since = self.now;
         for at in 0..self.hosts.len() {
             self.mend(at);
         }
@@ -315,6 +347,12 @@ impl World {
             let status = running.node.status();
             if status.leader != Some(self.hosts[leader].id) {
                 return Err(format!("member {} follows {:?}", host.id, status.leader));
+            }
+            if host.spoiled {
+                return Err(format!("the state of member {} is still wrong", host.id));
+            }
+            if status.members != self.hosts[leader].status_members() {
+                return Err(format!("member {} knows other members than the leader", host.id));
             }
             if host.applied() != applied {
                 return Err(format!("member {} applied {} of {applied}", host.id, host.applied()));

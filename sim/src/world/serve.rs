@@ -1,10 +1,11 @@
 //! Calls of clients: what the server's API rooms do with them, without the wire.
 
 use folkmoot_check::history::{Operation, Outcome, Refusal, Reply, ReplyBody, Request};
+use folkmoot_core::command::Command;
 use folkmoot_core::error::{Error, Failure};
 use folkmoot_core::mvcc::validate;
 use folkmoot_core::node::{self, Input, Slot};
-use folkmoot_core::types::LeaseId;
+use folkmoot_core::types::{LeaseId, MemberId};
 
 use super::{Happening, Life, World};
 use crate::client::wire;
@@ -14,6 +15,8 @@ use crate::time::{MS, Nanos, US};
 
 /// The number under which administrators ask.
 pub const ADMINISTRATOR: usize = usize::MAX;
+/// The number under which members announce themselves.
+pub const ANNOUNCER: usize = usize::MAX - 1;
 
 /// What is asked of a member.
 #[derive(Clone, Debug)]
@@ -28,7 +31,11 @@ pub enum Ask {
 #[derive(Clone, Debug)]
 pub enum Admin {
     /// Move leadership there.
-    MoveLeader(folkmoot_core::types::MemberId),
+    MoveLeader(MemberId),
+    /// Give leadership away.
+    StepDown,
+    /// Replicate this.
+    Command(Command),
 }
 
 /// What comes back.
@@ -103,6 +110,10 @@ impl World {
         let input = match &call.ask {
             Ask::Admin(Admin::MoveLeader(target)) => {
                 Ok(Some(Input::TransferLeader { slot: Slot(id), target: *target }))
+            }
+            Ask::Admin(Admin::StepDown) => Ok(Some(Input::StepDown { slot: Slot(id) })),
+            Ask::Admin(Admin::Command(command)) => {
+                Ok(Some(Input::Propose { slot: Slot(id), command: command.clone() }))
             }
             Ask::Operation(place) => match &self.history.operations[*place].request {
                 Request::Range(range) => {
@@ -271,7 +282,11 @@ impl World {
     }
 
     fn caller_hears(&mut self, caller: usize, id: u64, answer: Answer) {
-        if caller == ADMINISTRATOR { self.administrator_hears(answer) } else { self.client_hears(caller, id, answer) }
+        match caller {
+            ADMINISTRATOR => self.administrator_hears(id, answer),
+            ANNOUNCER => {}
+            client => self.client_hears(client, id, answer),
+        }
     }
 
     pub(super) fn gives_up(&mut self, id: u64) {
@@ -302,7 +317,6 @@ fn outcome(answer: &Answer) -> Outcome {
             error @ (Error::TooManyRequests
             | Error::NoSpace
             | Error::NotSupportedForLearner
-            | Error::Corrupt
             | Error::DuplicateKey),
         ) => Refusal::Other(error.to_string()),
         Answer::Error(_) | Answer::Lost | Answer::AdminOk(_) => return Outcome::Unknown,

@@ -133,6 +133,27 @@ impl World {
                 self.kick_storage(at);
             }
             Output::Send { to, message } => self.send(at, to, message),
+            Output::MakeSnapshot { id } => {
+                running.storage_jobs.push_back(StorageJob::MakeSnapshot(id));
+                self.kick_storage(at);
+            }
+            Output::SendSnapshot { to, id, message } => self.send_snapshot(at, to, id, message),
+            Output::DropSnapshot { id } => self.drop_snapshot(at, id),
+            Output::InstallSnapshot { staged, index } => {
+                running.storage_jobs.push_back(StorageJob::Install(staged, index));
+                self.kick_storage(at);
+            }
+            Output::DiscardSnapshot { staged } => {
+                if running.staged.remove(&staged).is_none() {
+                    return self.fail("snapshot", format!("an unknown snapshot is discarded: {staged:?}"));
+                }
+                self.met(Situation::SnapshotDiscarded);
+            }
+            Output::Restored { revision, compact_revision } => {
+                running.hub_inputs.push(HubInput::Restored(revision, compact_revision));
+                self.schedule_hub(at);
+            }
+            Output::Removed => self.member_removed(at),
             Output::Reply { slot, result } => self.core_replies(at, slot, result),
             Output::Status(_) => {}
             Output::Fatal(fatal) => self.stops(at, "core", &fatal),
@@ -141,10 +162,15 @@ impl World {
 
     fn send(&mut self, from: HostAt, to: MemberId, message: Bytes) {
         self.trace.mix(xxh3_64(&message));
+        // A member that was added and is not there yet.
         let Some(to) = self.place_of(to) else { return };
         let mut arrivals = std::mem::take(&mut self.arrivals);
         arrivals.clear();
         self.network.send(self.now, from, to, &message, &mut arrivals);
+        if arrivals.is_empty() && self.machine.one_in(3) {
+            let peer = self.hosts[to].id;
+            self.give(from, Input::PeerUnreachable { peer });
+        }
         let to_life = self.hosts[to].life;
         for (copy, arrival) in arrivals.iter().enumerate() {
             if copy > 0 {
@@ -171,6 +197,15 @@ impl World {
             return;
         }
         let from = self.hosts[from].id;
+        // The transport hears nobody who was removed, and tells him so.
+        if self.hosts[to].running.as_ref().is_some_and(|to| to.node.status().removed.contains(&from)) {
+            if let Some(from) = self.place_of(from)
+                && !self.network.is_cut(to, from)
+            {
+                self.member_removed(from);
+            }
+            return;
+        }
         self.give(to, Input::Peer { from, message });
     }
 
@@ -234,16 +269,38 @@ impl World {
                     "an entry counts as committed that a majority does not have on disk; index={index} member={id}"
                 ))
             };
-            let result = self.ledger.committed(status.committed, seen.committed, &running.written, durable);
+            let result = self.ledger.committed(
+                status.committed,
+                seen.committed,
+                &running.written,
+                seen.snapshot,
+                durable,
+            );
             seen.committed = status.committed;
             self.check("commitment", result);
         }
-        let (revision, hash) = running.node.chain_hash();
-        if running.seen.state != (revision as u64, hash) {
-            running.seen.state = (revision as u64, hash);
-            let result = self.ledger.state_hash(revision as u64, hash);
-            self.check("state hash", result);
+        let state = (running.node.applied_index(), running.node.chain_hash().1);
+        if running.seen.state != state {
+            running.seen.state = state;
+            let spoiled = &mut self.hosts[at].spoiled;
+            if !*spoiled {
+                let result = self.ledger.state_hash(state.0, state.1);
+                self.check("state hash", result);
+            } else if self.ledger.has_state_hash(state.0, state.1) {
+                *spoiled = false;
+                self.sometimes.met(Situation::SpoiledRepaired);
+            }
         }
+        let corrupt = running.node.status().corrupt;
+        if corrupt && !running.seen.corrupt {
+            self.sometimes.met(Situation::SpoiledNoticed);
+            let excused = self.hosts[at].spoiled;
+            self.note(|| format!("member {id} says that its state is wrong"));
+            if !excused {
+                self.fail("integrity", format!("member {id} believes that its state is wrong, and it is not"));
+            }
+        }
+        running.seen.corrupt = corrupt;
         self.hosts[at].running = Some(running);
     }
 }
