@@ -165,9 +165,9 @@ impl Ledger {
         snapshot: LogIndex,
         durable: impl Fn(u64, Stamp) -> Result<(), String>,
     ) -> Result<(), String> {
-        for at in known_before.0 + 1..=index.0 {
+        for at in known_before.0.max(snapshot.0) + 1..=index.0 {
             let Some(stamp) = log.get(at) else {
-                if log.is_before_start(at) || at <= snapshot.0 {
+                if log.is_before_start(at) {
                     continue;
                 }
                 return Err(format!("a member calls an entry committed that it does not have; index={at}"));

@@ -56,6 +56,9 @@ pub struct Network {
     pub lost: u64,
 }
 
+/// First bytes of the messages that carry commands.
+const FORWARD: u8 = 2;
+const MEMBERSHIP: u8 = 3;
 /// Messages that wait for one cut link at most.
 const HELD_MAX: usize = 32;
 
@@ -132,6 +135,11 @@ impl Network {
                 NetFault::SlowLink(a, b, more) if (*a, *b) == (from, to) => latency += more,
                 _ => {}
             }
+        }
+        // Commands on their way to a leader rely on the transport: it never repeats anything.
+        let repeats = !matches!(message.first(), Some(&FORWARD | &MEMBERSHIP));
+        if !repeats {
+            (twice, replay) = (0.0, 0);
         }
         if self.random.chance(loss) {
             self.lost += 1;

@@ -11,7 +11,7 @@ use crate::time::{Nanos, seconds};
 pub type Lines = Arc<Mutex<VecDeque<String>>>;
 
 /// Lines kept.
-const LINES_MAX: usize = 20_000;
+const LINES_MAX: usize = 400_000;
 
 /// See the module.
 #[derive(Default)]

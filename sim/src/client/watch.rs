@@ -24,6 +24,8 @@ struct Watching {
     id: i64,
     /// The hub has answered. What the whole stream is told before that is not about this watch.
     is_created: bool,
+    /// From where it was asked for the last time.
+    asked_from: Revision,
 }
 
 /// See the module.
@@ -116,6 +118,7 @@ impl WatchClient {
             progress: 0,
             id: 0,
             is_created: false,
+            asked_from: start,
         });
         let id = self.next_id();
         if let Some(watching) = self.watches.last_mut() {
@@ -139,6 +142,7 @@ impl WatchClient {
         let watching = &mut self.watches[number];
         watching.id = id;
         watching.is_created = false;
+        watching.asked_from = watching.next;
         let member = world.hosts[member].id.0;
         let watch = &mut world.history.watches[watching.place];
         watch.messages.push(WatchMessage::Resumed {
@@ -250,8 +254,8 @@ impl WatchClient {
         let revision = world.ledger.revision();
         for watching in &self.watches {
             let watch = &mut world.history.watches[watching.place];
-            // A watch from the future that was never reached has nothing to tell.
-            if watch.request.start_revision > revision {
+            // A watch from the future that was not reached has nothing to tell, and is told nothing.
+            if watching.is_created && watching.asked_from > revision {
                 continue;
             }
             if watching.progress < revision {

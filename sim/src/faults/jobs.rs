@@ -13,7 +13,8 @@ use super::FaultKind;
 use crate::random::Random;
 use crate::sometimes::Situation;
 use crate::time::{MS, Nanos, SEC};
-use crate::world::{ADMINISTRATOR, Admin, Answer, Happening, World, member};
+use crate::network::HostAt;
+use crate::world::{ADMINISTRATOR, Admin, Answer, Happening, Phase, Stop, World, member};
 
 /// What a job wants next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,6 +93,17 @@ impl World {
         let id = self.next_member_id();
         self.unused_ids += 1;
         id
+    }
+
+    /// A member's machine is taken away and another takes its place.
+    pub fn replace_machine(&mut self, at: HostAt) {
+        self.lose_machine(at);
+        let (lost, number) = (self.hosts[at].id, self.plan.episodes.len() + at);
+        self.hosts[at].spoiled = false;
+        let random = Random::new(self.plan.seed, "replace", at as u64);
+        if self.phase == Phase::Faults {
+            self.repair_job(number, lost, random);
+        }
     }
 
     /// A damaged or spoiled member is to be made good by an administrator.
@@ -212,7 +224,7 @@ impl World {
                     || !status.members.iter().any(|member| member.id == host.id) && self.is_settled(leader);
                 if removed && !host.gone {
                     self.hosts[at].gone = true;
-                    self.crash(at, crate::world::Stop::Kill);
+                    self.crash(at, Stop::Kill);
                 }
             }
             for alarm in status.alarms.iter() {
@@ -220,7 +232,7 @@ impl World {
                 self.ask_admin(ADMINISTRATOR, leader, Admin::Command(command), 5 * SEC);
             }
         }
-        if self.phase != crate::world::Phase::Done {
+        if self.phase != Phase::Done {
             self.queue.push(self.now + SEC, Happening::Tidy);
         }
     }
@@ -229,7 +241,7 @@ impl World {
     fn is_settled(&self, leader: usize) -> bool {
         let host = &self.hosts[leader];
         host.running.as_ref().is_some_and(|running| running.node.status().applied == running.node.status().committed)
-            && matches!(self.phase, crate::world::Phase::Healing(since) if self.now > since + 5 * SEC)
+            && matches!(self.phase, Phase::Healing(since) if self.now > since + 5 * SEC)
     }
 }
 

@@ -165,19 +165,16 @@ impl World {
             FaultKind::SyncError => {
                 let struck = self.one(random);
                 self.hosts[struck].trouble.fail_sync = true;
-                self.hosts[struck].excused = true;
                 self.storm.touched.insert(at, vec![struck]);
             }
             FaultKind::WriteError => {
                 let struck = self.one(random);
                 self.hosts[struck].trouble.fail_write = true;
-                self.hosts[struck].excused = true;
                 self.storm.touched.insert(at, vec![struck]);
             }
             FaultKind::DiskFull => {
                 let struck = self.one(random);
                 self.hosts[struck].disk.capacity = 0;
-                self.hosts[struck].excused = true;
                 self.storm.touched.insert(at, vec![struck]);
             }
             FaultKind::Drift => {
@@ -227,7 +224,7 @@ impl World {
         self.crash(struck, Stop::Kill);
         let host = &mut self.hosts[struck];
         let Some(byte) = host.disk.flip_bit(&name, within, random) else { return };
-        host.excused = true;
+        host.flipped = true;
         let id = host.id;
         self.met(Situation::BitFlipped);
         self.note(|| format!("a bit flips in {name} of member {id} at {byte}"));
@@ -239,7 +236,7 @@ impl World {
             let random = Random::new(random.number(), "job", 1);
             self.repair_job(at, id, random);
         } else {
-            host.excused = false;
+            host.flipped = false;
         }
     }
 
@@ -363,7 +360,6 @@ impl World {
     /// The disk works again; a member that stopped because of it is started.
     fn mend_disk(&mut self, at: HostAt) {
         let host = &mut self.hosts[at];
-        host.excused = false;
         if host.running.is_none() && host.fatal.is_some() {
             let life = host.life;
             self.queue.push(self.now + 10 * MS, Happening::Start(at, life));

@@ -1,7 +1,6 @@
 //! The log thread and the storage thread of a member: one thing at a time each, as in the server.
 
-use folkmoot_core::env::{Engine, EngineError, WriteBatch};
-use folkmoot_core::error::Fatal;
+use folkmoot_core::env::{Engine, WriteBatch};
 use folkmoot_core::mvcc::gc;
 use folkmoot_core::node::{Input, SnapshotId, StoreWrite, WalWrite};
 use folkmoot_core::types::LogIndex;
@@ -86,12 +85,12 @@ impl World {
             if host.trouble.fail_write {
                 host.trouble.fail_write = false;
                 self.met(Situation::WriteFailed);
-                return self.stops(at, "log", &failed("write failed"));
+                return self.disk_fails(at, "write failed");
             }
             let segments = running.log.segment_count();
             if running.log.append(&mut host.disk, &batches).is_err() {
                 self.met(Situation::DiskFull);
-                return self.stops(at, "log", &failed("no space left on device"));
+                return self.disk_fails(at, "no space left on device");
             }
             let rotated = running.log.segment_count() > segments;
             if rotated {
@@ -128,7 +127,7 @@ impl World {
                 host.trouble.fail_sync = false;
                 running.log.fail_sync(&mut host.disk, &mut self.machine);
                 self.met(Situation::SyncFailed);
-                return self.stops(at, "log", &failed("sync failed"));
+                return self.disk_fails(at, "sync failed");
             }
             running.log.sync(&mut host.disk);
             for change in running.unsynced.drain(..) {
@@ -266,8 +265,4 @@ impl World {
         }
         paused
     }
-}
-
-fn failed(what: &str) -> Fatal {
-    Fatal::Engine(EngineError(what.to_owned()))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use folkmoot_core::apply::meta::Applied;
 use folkmoot_core::cluster::Member;
-use folkmoot_core::env::Engine;
+use folkmoot_core::env::{Engine, EngineError};
 use folkmoot_core::error::Fatal;
 use folkmoot_core::mvcc::{GcState, gc};
 use folkmoot_core::node::{Bootstrap, Input, Node, NodeConfig, SnapshotId, bootstrap};
@@ -64,8 +64,8 @@ pub struct Host {
     pub armed: Option<Stop>,
     /// Why the process ended by itself, if it did.
     pub fatal: Option<String>,
-    /// A fault explains that the process ends by itself, or does not start.
-    pub excused: bool,
+    /// Its log is damaged, so that it may refuse to start, or may have lost something.
+    pub flipped: bool,
     /// Nobody starts it again: it was removed, or is not there yet.
     pub gone: bool,
     /// Its log cannot be read any more.
@@ -170,7 +170,7 @@ impl World {
             trouble: DiskTrouble { slow: 1, ..DiskTrouble::default() },
             armed: None,
             fatal: None,
-            excused: false,
+            flipped: false,
             gone: false,
             damaged: false,
             spoiled: false,
@@ -201,7 +201,7 @@ impl World {
             Err(error) => return self.start_refused(at, error),
         };
         let view = LogView::recovered(opened.recovered.start, &opened.recovered.entries);
-        let lost = (!host.excused).then(|| missing(&host.durable, &view)).flatten();
+        let lost = (!host.flipped).then(|| missing(&host.durable, &view)).flatten();
         let replayed = view.last() > applied.index.0;
         host.durable = view.clone();
         let mut config = NodeConfig::new(CLUSTER, host.id, host.boot, seed);
@@ -276,9 +276,9 @@ impl World {
         let host = &mut self.hosts[at];
         let id = host.id;
         host.fatal = Some(error.clone());
-        let excused = host.excused;
+        let flipped = host.flipped;
         self.note(|| format!("member {id} refuses to start: {error}"));
-        if excused {
+        if flipped {
             self.met(Situation::DamageRefused);
         } else {
             self.fail("start", format!("member {id} refuses to start: {error}"));
@@ -331,9 +331,20 @@ impl World {
     }
 
     /// A member's process ends by itself, because a disk failed or its core said so.
+    /// Unless the simulator itself made the disk fail, that is a finding.
     pub fn stops(&mut self, at: HostAt, what: &str, fatal: &Fatal) {
+        self.ends_by_itself(at, what, fatal, false);
+    }
+
+    /// The same because of a fault of the disk.
+    pub(super) fn disk_fails(&mut self, at: HostAt, what: &str) {
+        let fatal = Fatal::Engine(EngineError(what.to_owned()));
+        self.ends_by_itself(at, "log", &fatal, true);
+    }
+
+    fn ends_by_itself(&mut self, at: HostAt, what: &str, fatal: &Fatal, excused: bool) {
         let host = &mut self.hosts[at];
-        let (id, excused) = (host.id, host.excused);
+        let id = host.id;
         host.fatal = Some(format!("{what}: {fatal}"));
         self.note(|| format!("member {id} stops: {what}: {fatal}"));
         self.crash(at, Stop::Kill);
@@ -359,7 +370,6 @@ impl World {
         host.paused_until = host.paused_until.min(self.now);
         let (gone, life, down) = (host.gone, host.life, host.running.is_none());
         if down && !gone {
-            self.hosts[at].excused = false;
             self.queue.push(self.now + 10 * MS, Happening::Start(at, life));
         }
     }

@@ -63,6 +63,12 @@ impl World {
         let Some(copied) = running.copies.get(&id) else {
             return self.fail("snapshot", format!("an unknown copy is sent: {id:?}"));
         };
+        if host.spoiled {
+            // A leader whose state is wrong and that has not noticed passes it on; nothing prevents
+            // that yet, and two wrong members out of three are beyond repair. Its machine is
+            // taken away before that happens.
+            return self.replace_machine(from);
+        }
         let Some(place) = to_place else {
             return self.give(from, Input::SnapshotSent { to, id, ok: false });
         };
