@@ -14,16 +14,20 @@
 //! - [`ledger`]: what the cluster itself must keep true, whatever clients see.
 //! - [`run`]: one seed from start to verdict.
 
+pub mod batch;
 mod client;
 mod disk;
 pub mod faults;
 mod ledger;
+pub mod mutants;
 mod network;
 pub mod plan;
 mod queue;
 mod random;
 pub mod run;
+pub mod shrink;
 pub mod sometimes;
+pub mod story;
 pub mod time;
 mod trace;
 mod world;

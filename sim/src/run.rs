@@ -78,7 +78,7 @@ pub fn run_seed(seed: u64, profile: Profile, overrides: &Overrides, with_lines: 
             let place = last_panic_place();
             Verdict {
                 seed,
-                finding: Some(Finding { checker: "panic", text: format!("{text} ({place})"), at: 0 }),
+                finding: Some(Finding { checker: "panic", text: format!("{text} ({place})"), at: 0, in_force: Vec::new() }),
                 sometimes: Sometimes::default(),
                 trace_hash: 0,
                 time: 0,

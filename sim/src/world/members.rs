@@ -9,7 +9,6 @@ use super::host::member;
 use super::snapshots::empty_engine;
 use super::{ANNOUNCER, Admin, Happening, Life, Stop, World};
 use crate::disk::SimDisk;
-use crate::ledger::LogView;
 use crate::network::HostAt;
 use crate::sometimes::Situation;
 use crate::time::{MS, SEC};
@@ -59,7 +58,8 @@ impl World {
         self.crash(at, Stop::PowerCut);
         let host = &mut self.hosts[at];
         host.gone = true;
-        host.durable = LogView::default();
+        // Whoever wanted to start it again finds nothing.
+        host.life += 1;
         host.disk = SimDisk::new();
         host.engine = empty_engine();
         let id = host.id;

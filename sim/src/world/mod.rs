@@ -108,6 +108,8 @@ pub struct Finding {
     pub text: String,
     /// When.
     pub at: Nanos,
+    /// Faults in force then.
+    pub in_force: Vec<String>,
 }
 
 /// Where the run is.
@@ -256,7 +258,8 @@ impl World {
             Happening::Step(at) => self.fault_goes_on(at),
             Happening::End(at) => self.fault_ends(at),
             Happening::Start(host, life) => {
-                if self.hosts[host].life == life && self.hosts[host].running.is_none() {
+                let there = &self.hosts[host];
+                if there.life == life && there.running.is_none() && !there.gone {
                     self.start(host);
                 }
             }
@@ -269,7 +272,10 @@ impl World {
     pub fn fail(&mut self, checker: &'static str, text: String) {
         if self.finding.is_none() {
             self.trace.line(self.now, || format!("FINDING {checker}: {text}"));
-            self.finding = Some(Finding { checker, text, at: self.now });
+            let episodes = &self.plan.episodes;
+            let in_force =
+                self.storm.active.iter().map(|(at, kind)| format!("#{} {}", episodes[*at].number, kind.name()));
+            self.finding = Some(Finding { checker, text, at: self.now, in_force: in_force.collect() });
         }
     }
 
