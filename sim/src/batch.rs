@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use folkmoot_check::Counts as Judged;
 use parking_lot::Mutex;
@@ -136,6 +136,12 @@ impl Outcome {
     }
 }
 
+/// What this thread has used of its core; other work of the machine does not count.
+fn processor_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(used.tv_sec).unwrap_or(0), u32::try_from(used.tv_nsec).unwrap_or(0))
+}
+
 /// Runs a batch; `tell` hears of each seed with a finding at once.
 pub fn run(batch: &Batch, tell: &(dyn Fn(&Verdict) + Sync)) -> Outcome {
     let next = AtomicU64::new(batch.start);
@@ -149,9 +155,9 @@ pub fn run(batch: &Batch, tell: &(dyn Fn(&Verdict) + Sync)) -> Outcome {
                     if seed >= end || outcome.lock().failed.len() >= batch.findings_max {
                         return;
                     }
-                    let begun = Instant::now();
+                    let begun = processor_time();
                     let verdict = run_seed(seed, batch.profile, &batch.overrides, false);
-                    let busy = begun.elapsed();
+                    let busy = processor_time().saturating_sub(begun);
                     let repeats = batch.twice_one_in > 0 && seed.is_multiple_of(batch.twice_one_in);
                     let again = repeats.then(|| run_seed(seed, batch.profile, &batch.overrides, false));
                     if verdict.finding.is_some() {

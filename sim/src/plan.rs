@@ -164,8 +164,8 @@ impl Plan {
             episodes: Vec::new(),
             skip: overrides.skip.clone(),
         };
-        // About two hundred calls a second while the cluster answers fast.
-        plan.think_time = plan.kv_clients as u64 * SEC / 200;
+        // About two hundred calls a second with the time that answers take.
+        plan.think_time = plan.kv_clients as u64 * SEC / 320;
         if profile == Profile::Quick {
             plan.think_time *= 2;
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use folkmoot_check::history::{
-    Compare, CompareOp, CompareTarget, DeleteRequest, KeyRange, OpRequest, PutRequest, RangeRequest,
+    Compare, CompareOp, CompareTarget, DeleteRequest, KeyRange, OpReply, OpRequest, PutRequest, RangeRequest,
     ReplyBody, Request, Revision, TxnRequest,
 };
 
@@ -91,6 +91,13 @@ impl KvClient {
                 }
             }
             ReplyBody::Txn(txn) => {
+                for response in &txn.responses {
+                    if let OpReply::Range(range) = response {
+                        for kv in &range.kvs {
+                            self.seen.insert(kv.key.clone(), kv.mod_revision);
+                        }
+                    }
+                }
                 let situation = match (self.purpose, txn.succeeded) {
                     (Purpose::Cas, true) => Situation::CasWon,
                     (Purpose::Cas, false) => Situation::CasLost,

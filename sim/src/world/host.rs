@@ -54,7 +54,7 @@ pub struct Host {
     pub engine: Arc<SimEngine>,
     pub boot: u64,
     pub life: Life,
-    pub running: Option<Running>,
+    pub running: Option<Box<Running>>,
     /// The process stands still until then.
     pub paused_until: Nanos,
     /// Turns take that much longer.
@@ -227,7 +227,7 @@ impl World {
         let walk = gc::load(host.engine.as_ref())
             .ok()
             .and_then(|state| gc::plan(state, applied.compact_revision, applied.revision));
-        host.running = Some(Running {
+        host.running = Some(Box::new(Running {
             node,
             hub,
             inbox: Vec::new(),
@@ -250,7 +250,7 @@ impl World {
             copies: BTreeMap::new(),
             staged: BTreeMap::new(),
             seen,
-        });
+        }));
         for (met, situation) in [
             (opened.torn, Situation::TornTail),
             (opened.rewritten, Situation::TailRewritten),

@@ -83,7 +83,7 @@ impl World {
         let Some(known) = self.streams.get_mut(&stream) else { return };
         // A connection keeps the order.
         known.last_arrival = known.last_arrival.max(self.now + latency) + 1;
-        self.queue.push(known.last_arrival, Happening::WatchAsk(stream, input));
+        self.queue.push(known.last_arrival, Happening::WatchAsk(stream, Box::new(input)));
     }
 
     pub(super) fn watch_ask_arrives(&mut self, stream: u64, input: HubInput) {

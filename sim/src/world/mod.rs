@@ -72,7 +72,7 @@ pub enum Happening {
     /// Frames arrive at a watch client.
     Frames(u64, Vec<WatchFrame>),
     /// A watch client's request arrives at the hub.
-    WatchAsk(u64, HubInput),
+    WatchAsk(u64, Box<HubInput>),
     /// A watch client notices that its stream is gone.
     StreamLost(u64),
     /// A call arrives at its member.
@@ -80,7 +80,7 @@ pub enum Happening {
     /// A call reads the published state.
     ReadNow(u64, Life),
     /// An answer arrives at its client.
-    Answered(u64, Answer),
+    Answered(u64, Box<Answer>),
     /// A client gives up waiting.
     GivesUp(u64),
     /// A client does something.
@@ -247,11 +247,11 @@ impl World {
             Happening::HubTurn(host, life) => self.hub_turn(host, life),
             Happening::Pump(stream) => self.pump(stream),
             Happening::Frames(stream, frames) => self.frames_arrive(stream, frames),
-            Happening::WatchAsk(stream, input) => self.watch_ask_arrives(stream, input),
+            Happening::WatchAsk(stream, input) => self.watch_ask_arrives(stream, *input),
             Happening::StreamLost(stream) => self.stream_lost(stream),
             Happening::Arrives(call) => self.call_arrives(call),
             Happening::ReadNow(call, life) => self.read_now(call, life),
-            Happening::Answered(call, answer) => self.answered(call, answer),
+            Happening::Answered(call, answer) => self.answered(call, *answer),
             Happening::GivesUp(call) => self.gives_up(call),
             Happening::Client(client) => self.client_wakes(client),
             Happening::Begin(at) => self.fault_begins(at),

@@ -246,7 +246,7 @@ impl World {
         }
         let (low, high) = self.plan.client_latency;
         let latency = self.roads.spread(low, high);
-        self.queue.push(self.now + latency, Happening::Answered(id, answer));
+        self.queue.push(self.now + latency, Happening::Answered(id, Box::new(answer)));
     }
 
     /// A member ended: whoever waited for it hears that.
