@@ -14,6 +14,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 FOLKMOOT := $(TARGET)/release/folkmoot
 ORACLE := $(TARGET)/release/folkmoot-oracle
 BENCH := $(TARGET)/release/folkmoot-bench
+SIM := $(TARGET)/release/folkmoot-sim
+CHAOS := $(TARGET)/release/folkmoot-chaos
 
 # The generator asks a build dependency of RocksDB for other features, which would be reason enough
 # for cargo to compile RocksDB again: it is built by itself.
@@ -24,14 +26,24 @@ ALL := --workspace --exclude folkmoot-proto-gen
 SEEDS ?= 300
 START ?= 1
 CRASHES ?= 6
+# Simulated worlds, and rounds of faults against real processes, in `make test`; by hand e.g.
+# `make sim WORLDS=20000`, `make chaos ROUNDS=50`.
+WORLDS ?= 200
+ROUNDS ?= 3
+MEMBERS ?= 3
 # Words after `make run ARGS='...'` go to `folkmoot serve`.
 ARGS ?=
 
-.PHONY: help setup setup-test build build-tools run test unit oracle crash compat tour verify fix bench clean
+.PHONY: help setup setup-test build build-tools run cluster test unit oracle crash compat tour sim mutants chaos \
+	verify fix bench clean
 
 help:
 	@echo 'make run      build and start a durable single-member server on 127.0.0.1:2379'
+	@echo 'make cluster  build and start three members on this machine (MEMBERS=5 for five)'
 	@echo 'make test     every test: unit, property, server, differential against etcd, crash loop, real clients'
+	@echo 'make sim      a cluster under faults, simulated, WORLDS=1000 times'
+	@echo 'make mutants  known bugs put back one by one; the simulator must find each'
+	@echo 'make chaos    real members under faults, for ROUNDS=20 rounds'
 	@echo 'make verify   format, lints, generated code and dependencies are in order (writes nothing)'
 	@echo 'make fix      format and apply what lints can fix'
 	@echo 'make bench    Folkmoot and etcd in turn on this machine, with ratios'
@@ -48,7 +60,10 @@ build: setup
 run: build
 	$(FOLKMOOT) serve $(ARGS)
 
-test: setup-test unit oracle crash compat tour
+cluster: build
+	scripts/cluster $(FOLKMOOT) $(MEMBERS)
+
+test: setup-test unit oracle crash compat tour sim chaos
 
 # One profile and one set of features for everything: RocksDB is compiled once for the server and
 # for all tests.
@@ -56,7 +71,7 @@ unit:
 	$(CARGO) test --release --locked $(ALL) --no-fail-fast
 
 build-tools:
-	$(CARGO) build --release --locked -p folkmoot -p folkmoot-oracle
+	$(CARGO) build --release --locked -p folkmoot -p folkmoot-oracle -p folkmoot-chaos -p folkmoot-sim
 
 oracle: build-tools
 	$(ORACLE) diff --seeds $(SEEDS) --start $(START) --etcd "$$(scripts/setup which-etcd)" --folkmoot $(FOLKMOOT)
@@ -69,6 +84,17 @@ compat: build-tools
 
 tour: build-tools
 	python3 tests/tour.py $(FOLKMOOT)
+
+sim: build-tools
+	$(SIM) --seeds $(WORLDS) --start $(START)
+
+# Another configuration of the compiler, so a target directory of its own; RocksDB is not part of it.
+mutants:
+	RUSTFLAGS='--cfg mutant="any"' $(CARGO) run --release --locked --target-dir $(TARGET)/mutants \
+		-p folkmoot-sim -- mutants
+
+chaos: build-tools
+	$(CHAOS) run --program folkmoot --binary $(FOLKMOOT) --members $(MEMBERS) --rounds $(ROUNDS)
 
 verify:
 	$(CARGO) fmt --all --check

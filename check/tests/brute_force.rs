@@ -1,5 +1,7 @@
 //! The witness against the slow way: for small histories all orders are tried.
 
+#![allow(clippy::print_stdout)] // Counts, for people: `--nocapture`.
+
 mod world;
 
 use folkmoot_check::history::*;

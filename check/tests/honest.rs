@@ -1,5 +1,7 @@
 //! No false alarm: whatever an honest store does, no checker objects.
 
+#![allow(clippy::print_stdout)] // Counts, for people: `--nocapture`.
+
 mod world;
 
 use folkmoot_check::check;

@@ -1,6 +1,8 @@
 //! The checkers are trusted because they catch known bugs: each [`Bug`] is planted into the
 //! world's store and must be told under its rule.
 
+#![allow(clippy::print_stdout)] // What was found, for people: `--nocapture`.
+
 mod world;
 
 use folkmoot_check::{Rule, check};
@@ -54,7 +56,6 @@ mutant! {
     a_wrong_header_is_told: WrongHeader, 90, [RevisionClaimedTwice, LostWrite];
     a_lease_that_ends_early_is_told: LeaseEarly, 90, [LeaseEarly];
     a_lease_that_ends_late_is_told: LeaseLate, 50, [LeaseLate];
-    a_lease_that_leaves_a_key_is_told: LeaseLeavesKey, 25, [UnexplainedChange];
     a_renewal_after_the_end_is_told: RenewAfterEnd, 50, [LeaseAfterEnd];
     a_put_on_an_ended_lease_is_told: PutAfterEnd, 50, [LeaseAfterEnd];
     an_event_delivered_twice_is_told: WatchDuplicate, 90, [WatchDuplicate];
@@ -64,12 +65,25 @@ mutant! {
     a_wrong_previous_key_is_told: WatchPrevKv, 90, [WatchPrevKv];
     progress_ahead_of_events_is_told: WatchProgressAhead, 90, [WatchProgress];
     an_event_of_another_key_is_told: WatchForeignKey, 50, [WatchWrongEvent];
-    a_silent_skip_over_compaction_is_told: WatchSkipsCompacted, 90, [WatchGap, WatchProgress];
+    a_silent_skip_over_compaction_is_told: WatchSkipsCompacted, 80, [WatchGap, WatchProgress];
     a_false_compaction_of_a_watch_is_told: WatchFalseCompaction, 90, [WatchCompaction];
     an_event_lost_on_resuming_is_told: WatchDropsOnResume, 90, [WatchGap, WatchProgress];
     a_read_refused_as_compacted_without_reason_is_told: FalseCompacted, 50, [WrongRefusal];
     a_blind_lock_is_told: LockBlind, 50, [LockExclusion];
-    a_blind_fence_is_told: FenceBlind, 10, [FenceOrder];
+}
+
+#[test]
+fn a_blind_fence_is_told() {
+    caught(Bug::FenceBlind, 50, &[Rule::FenceOrder], |config| {
+        (config.operations, config.clients, config.lockers, config.lost) = (1500, 1, 6, 1);
+    });
+}
+
+#[test]
+fn a_lease_that_leaves_a_key_is_told() {
+    caught(Bug::LeaseLeavesKey, 50, &[Rule::UnexplainedChange], |config| {
+        (config.operations, config.lockers, config.keys) = (1500, 0, 60);
+    });
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Every meaningful change of one detail of an honest history is told.
 
+#![allow(clippy::print_stdout)] // Counts, for people: `--nocapture`.
+
 mod world;
 
 use bytes::Bytes;
@@ -12,7 +14,7 @@ use world::Config;
 /// Changes one detail; `None` if the history has no such detail.
 type Mutation = fn(&mut History, &mut ChaCha8Rng) -> Option<()>;
 
-const MUTATIONS: [(&str, Mutation); 20] = [
+const MUTATIONS: [(&str, Mutation); 21] = [
     ("value in an answer", value_in_answer),
     ("key left out of an answer", key_left_out),
     ("count", count),
@@ -33,6 +35,7 @@ const MUTATIONS: [(&str, Mutation); 20] = [
     ("event's value", event_value),
     ("event's previous key", event_prev),
     ("progress ahead", progress_ahead),
+    ("lease gone before its time", lease_gone),
 ];
 
 fn pick<T>(mut items: Vec<T>, rng: &mut ChaCha8Rng) -> Option<T> {
@@ -250,6 +253,44 @@ fn progress_ahead(history: &mut History, rng: &mut ChaCha8Rng) -> Option<()> {
         })
         .collect();
     *pick::<&mut Revision>(progress, rng)? = last + 1;
+    Some(())
+}
+
+fn lease_gone(history: &mut History, rng: &mut ChaCha8Rng) -> Option<()> {
+    let revoked: Vec<LeaseId> = history
+        .operations
+        .iter()
+        .filter_map(|operation| match operation.request {
+            Request::LeaseRevoke { id } => Some(id),
+            _ => None,
+        })
+        .collect();
+    // Leases by the time they must live until, because of their grant.
+    let granted: Vec<(LeaseId, Nanos, Nanos)> = history
+        .operations
+        .iter()
+        .filter_map(|operation| match operation.reply()?.body {
+            ReplyBody::LeaseGrant { id, ttl } if !revoked.contains(&id) => {
+                Some((id, operation.completed?, operation.invoked + ttl as Nanos * 1000 * world::MS))
+            }
+            _ => None,
+        })
+        .collect();
+    let renewals = history
+        .operations
+        .iter_mut()
+        .filter(|operation| {
+            let Request::LeaseKeepAlive { id } = operation.request else { return false };
+            granted.iter().any(|(lease, from, until)| {
+                *lease == id && *from < operation.invoked && operation.completed.is_some_and(|by| by < *until)
+            })
+        })
+        .filter_map(|operation| match &mut operation.outcome {
+            Outcome::Ok(Reply { body: ReplyBody::LeaseKeepAlive { ttl }, .. }) => Some(ttl),
+            _ => None,
+        })
+        .collect();
+    *pick::<&mut i64>(renewals, rng)? = 0;
     Some(())
 }
 

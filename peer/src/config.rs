@@ -42,7 +42,7 @@ pub struct PeerConfig {
     pub pause: Duration,
     /// First wait after a connection was lost or refused.
     pub backoff_min: Duration,
-    /// Longest wait.
+    /// Longest wait. A connection that lasted this long makes the next wait a first one again.
     pub backoff_max: Duration,
     /// Accepted connections that have not said who they are; above, new ones are told "busy".
     pub handshakes_max: usize,

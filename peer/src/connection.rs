@@ -4,6 +4,7 @@
 //! timeout is given up. Writing has no limit of its own: when the other side is gone, reading
 //! notices.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::time::Duration;
@@ -175,23 +176,24 @@ impl FrameWriter {
         self.send(Kind::Ping, &[]).await
     }
 
-    /// Pings for ever.
-    pub async fn keep_alive(&mut self) -> io::Error {
+    /// Pings for ever, or until that fails: then reading comes to an end, too, but first to what
+    /// the peer had still sent.
+    pub async fn keep_alive(&mut self) -> Infallible {
         loop {
             sleep(self.ping_interval).await;
-            if let Err(error) = self.ping().await {
-                return error;
+            if self.ping().await.is_err() {
+                std::future::pending::<()>().await;
             }
         }
     }
 
     /// Waits for `work`, pinging meanwhile.
-    pub async fn keep_alive_during<T>(&mut self, work: impl Future<Output = T>) -> io::Result<T> {
+    pub async fn keep_alive_during<T>(&mut self, work: impl Future<Output = T>) -> T {
         tokio::select! {
             // First, because work that never has to wait would use up the task's turn.
             biased;
-            error = self.keep_alive() => Err(error),
-            done = work => Ok(done),
+            never = self.keep_alive() => match never {},
+            done = work => done,
         }
     }
 

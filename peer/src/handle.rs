@@ -124,7 +124,8 @@ impl PeerHandle {
     }
 
     /// Sends a snapshot, in place of an older one that is on its way to the same member. How it
-    /// ended is told by [`Event::SnapshotSent`], exactly once.
+    /// ended is told by [`Event::SnapshotSent`], exactly once; after [`Self::shutdown`] nothing is
+    /// sent or told any more.
     pub fn send_snapshot(&self, to: MemberId, snapshot: SnapshotToSend) {
         snapshot::send(&self.shared, to, snapshot);
     }

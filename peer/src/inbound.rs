@@ -22,7 +22,7 @@ pub(crate) async fn run(shared: Arc<Shared>, accepted: Accepted) {
         // A lost sender cannot happen while the register has the connection.
         refusal = &mut registered.close => Ok(refusal.ok().flatten()),
         // Before delivery, which uses up the task's turn when there is always something to read.
-        error = writer.keep_alive() => Err(error.into()),
+        never = writer.keep_alive() => match never {},
         error = deliver(&shared, hello.from, &current, &mut reader) => Err(error),
     };
     match ended {

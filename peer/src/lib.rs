@@ -25,6 +25,8 @@ mod event;
 mod frame;
 mod handle;
 mod handshake;
+#[cfg(test)]
+mod hostile_tests;
 mod inbound;
 mod listener;
 mod outbound;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use folkmoot_core::types::MemberId;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -51,7 +52,7 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener) {
 
 fn accept(shared: &Arc<Shared>, tcp: TcpStream, from: IpAddr) {
     let Ok(permit) = Arc::clone(&shared.handshakes).try_acquire_owned() else {
-        warn_refused(shared, from, &Refusal::Busy);
+        warn_refused(shared, from, None, &Refusal::Busy);
         stream::turn_away(&tcp, &Block::encode(BlockKind::Refused, &Refusal::Busy.encode()).0);
         return;
     };
@@ -85,7 +86,7 @@ async fn greet(
         Ok(asked) => asked,
         Err(ConnectionError::Block(BlockError::Version(dialler))) => {
             let refusal = Refusal::Version { acceptor: VERSION, dialler };
-            warn_refused(shared, from, &refusal);
+            warn_refused(shared, from, None, &refusal);
             write_block(&mut write, BlockKind::Refused, &refusal.encode()).await?;
             write.shutdown().await?;
             return Ok(None);
@@ -116,7 +117,7 @@ async fn greet(
     let registered = match shared.register(&hello, purpose) {
         Ok(registered) => registered,
         Err(refusal) => {
-            warn_refused(shared, from, &refusal);
+            warn_refused(shared, from, Some(hello.from), &refusal);
             write_block(&mut write, BlockKind::Refused, &refusal.encode()).await?;
             write.shutdown().await?;
             return Ok(None);
@@ -130,9 +131,12 @@ async fn greet(
     Ok(Some((purpose, Accepted { hello, registered, reader, writer })))
 }
 
-fn warn_refused(shared: &Shared, from: IpAddr, refusal: &Refusal) {
-    if let Some(left_out) = shared.warnings.admit(About::Address(from), refusal.name()) {
-        tracing::warn!(%from, %refusal, left_out, "peer connection refused");
+/// `member` is who the caller says it is.
+fn warn_refused(shared: &Shared, from: IpAddr, member: Option<MemberId>, refusal: &Refusal) {
+    let about = member.map_or(About::Address(from), About::Peer);
+    if let Some(left_out) = shared.warnings.admit(about, refusal.name()) {
+        let member = member.map(tracing::field::display);
+        tracing::warn!(%from, member, %refusal, left_out, "peer connection refused");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::time::{sleep, timeout};
 
@@ -35,8 +36,12 @@ async fn keep_connected(shared: &Arc<Shared>, peer: &Arc<Peer>) {
         let target = peer.target.lock().clone();
         match dial_member(shared, &target, Purpose::Messages, &mut first_url).await {
             Ok(link) => {
-                backoff.reset();
+                let start = Instant::now();
                 let error = talk(shared, peer, link).await;
+                // One that breaks at once, again and again, is no success.
+                if start.elapsed() >= shared.config.backoff_max {
+                    backoff.reset();
+                }
                 if let ConnectionError::Refused(refusal) | ConnectionError::Refusing(refusal) = &error {
                     shared.note_refusal(peer, refusal);
                 }

@@ -270,7 +270,9 @@ impl Shared {
     pub async fn tell_unreachable(self: Arc<Self>) {
         loop {
             self.unreachable_changed.notified().await;
-            for peer in std::mem::take(&mut *self.unreachable.lock()) {
+            // Taken out first: the owner may send again while it is told.
+            let lost = std::mem::take(&mut *self.unreachable.lock());
+            for peer in lost {
                 self.emit(Event::Unreachable { peer });
             }
             sleep(self.config.unreachable_interval).await;

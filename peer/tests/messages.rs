@@ -4,12 +4,14 @@ mod common;
 
 use std::net::TcpListener;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{Member, Proxy, Setup, connect_all};
 use folkmoot_core::types::MemberId;
-use folkmoot_peer::{Event, Flow, PeerMember, Refusal};
+use folkmoot_peer::{Event, Flow, PeerHandle, PeerMember, Refusal, SnapshotToSend};
+use tokio::runtime::Handle;
 
 fn numbered(number: u32, bytes: usize) -> Bytes {
     let mut message = number.to_le_bytes().to_vec();
@@ -216,7 +218,8 @@ async fn a_frame_above_the_receivers_bound_closes_the_connection() {
 
 #[tokio::test]
 async fn harmed_bytes_close_the_connection_and_no_harmed_message_arrives() {
-    let (mut a, mut b) = (Member::start(1), Member::start(2));
+    let eager = |setup: &mut Setup| setup.config.backoff_max = setup.config.backoff_min;
+    let (mut a, mut b) = (Setup::new(1).change(eager).start(), Member::start(2));
     let proxy = Proxy::to(b.address).await;
     b.knows(&[PeerMember { urls: vec![], ..a.as_peer() }]);
     a.knows(&[proxy.peer(&b)]);
@@ -283,4 +286,35 @@ async fn shutdown_ends_everything_within_a_second() {
     a.handle.send(b.id, Bytes::new());
     a.handle.set_members(vec![], &[]);
     a.handle.shutdown().await;
+}
+
+/// The owner may do anything but block in its callback.
+#[tokio::test]
+async fn the_owner_may_use_the_handle_while_it_is_told() {
+    let setup = Setup::new(1);
+    let handle: Arc<OnceLock<PeerHandle>> = Arc::default();
+    let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+    let inner = Arc::clone(&handle);
+    let on_event = move |event: Event| {
+        if let Some(handle) = inner.get() {
+            handle.send(MemberId(8), Bytes::new());
+            handle.set_members(vec![], &[]);
+            handle.send_snapshot(
+                MemberId(8),
+                SnapshotToSend { id: 1, message: Bytes::new(), dir: "/".into(), rate_bytes_per_second: None },
+            );
+            let _ = told.send(event);
+        }
+        Flow::Continue
+    };
+    let info = || unreachable!("nobody asks");
+    let started =
+        PeerHandle::start(setup.config, setup.me, vec![setup.listener], Handle::current(), on_event, info)
+            .unwrap();
+    handle.set(started.clone()).unwrap();
+    started.send(MemberId(9), Bytes::new());
+    assert_eq!(tells.recv().await, Some(Event::Unreachable { peer: MemberId(9) }));
+    assert!(matches!(tells.recv().await, Some(Event::SnapshotSent { .. })));
+    while tells.recv().await != Some(Event::Unreachable { peer: MemberId(8) }) {}
+    started.shutdown().await;
 }

@@ -142,7 +142,7 @@ async fn a_harmed_chunk_is_noticed_and_sent_again() {
 
 #[tokio::test]
 async fn a_snapshot_that_is_cut_again_and_again_still_arrives_as_long_as_it_moves() {
-    let (mut a, mut b, proxy) = pair(|_| {}).await;
+    let (a, mut b, proxy) = pair(|_| {}).await;
     let files = [("one", 8 * MIB), ("two", 8 * MIB)];
     let dir = directory(&files);
     a.handle.send_snapshot(b.id, order(1, &dir));
@@ -167,7 +167,8 @@ async fn a_snapshot_that_is_cut_again_and_again_still_arrives_as_long_as_it_move
 async fn a_snapshot_that_never_gets_through_is_given_up() {
     let (mut a, b, proxy) = pair(|_| {}).await;
     proxy.wire.refuses.store(true, Ordering::Relaxed);
-    a.handle.send_snapshot(b.id, order(1, &directory(&[("a", 1)])));
+    let dir = directory(&[("a", 1)]);
+    a.handle.send_snapshot(b.id, order(1, &dir));
     let (id, outcome) = sent(&mut a).await;
     assert!(matches!(outcome, Err(SnapshotError::Undelivered(_))), "{outcome:?}");
     assert_eq!(id, 1);
@@ -176,7 +177,8 @@ async fn a_snapshot_that_never_gets_through_is_given_up() {
 #[tokio::test]
 async fn a_receiver_without_space_refuses_before_it_writes() {
     let (mut a, b, _proxy) = pair(|setup| setup.config.staging_free_bytes_min = u64::MAX).await;
-    a.handle.send_snapshot(b.id, order(1, &directory(&[("a", 1000)])));
+    let dir = directory(&[("a", 1000)]);
+    a.handle.send_snapshot(b.id, order(1, &dir));
     let (_, outcome) = sent(&mut a).await;
     let Err(SnapshotError::Refused(Refusal::NoSpace { needed_bytes: u64::MAX, free_bytes })) = outcome else {
         panic!("{outcome:?}");
@@ -192,13 +194,16 @@ async fn a_snapshot_above_the_receivers_bounds_is_refused() {
         setup.config.snapshot_files_max = 3;
     };
     let (mut a, b, _proxy) = pair(bounds).await;
-    a.handle.send_snapshot(b.id, order(1, &directory(&[("a", 500), ("b", 501)])));
+    let dir = directory(&[("a", 500), ("b", 501)]);
+    a.handle.send_snapshot(b.id, order(1, &dir));
     let refusal = Refusal::TooLarge { bytes: 1001, bytes_max: 1000 };
     assert_eq!(sent(&mut a).await, (1, Err(SnapshotError::Refused(refusal))));
-    a.handle.send_snapshot(b.id, order(2, &directory(&[("a", 1), ("b", 1), ("c", 1), ("d", 1)])));
+    let dir = directory(&[("a", 1), ("b", 1), ("c", 1), ("d", 1)]);
+    a.handle.send_snapshot(b.id, order(2, &dir));
     let (_, outcome) = sent(&mut a).await;
     assert!(matches!(outcome, Err(SnapshotError::Refused(Refusal::BadSnapshot(_)))), "{outcome:?}");
-    a.handle.send_snapshot(b.id, order(3, &directory(&[("a", 500), ("b", 500)])));
+    let dir = directory(&[("a", 500), ("b", 500)]);
+    a.handle.send_snapshot(b.id, order(3, &dir));
     assert_eq!(sent(&mut a).await, (3, Ok(())));
 }
 
@@ -260,7 +265,8 @@ async fn a_receiver_that_cannot_write_says_so() {
     let (mut a, b, _proxy) = pair(|_| {}).await;
     fs::remove_dir(&b.staging_dir).unwrap();
     fs::write(&b.staging_dir, b"in the way").unwrap();
-    a.handle.send_snapshot(b.id, order(1, &directory(&[("a", 1000)])));
+    let dir = directory(&[("a", 1000)]);
+    a.handle.send_snapshot(b.id, order(1, &dir));
     let (_, outcome) = sent(&mut a).await;
     assert!(matches!(outcome, Err(SnapshotError::Refused(Refusal::WriteFailed(_)))), "{outcome:?}");
 }
@@ -377,7 +383,27 @@ async fn what_was_left_unfinished_is_removed_at_start_and_what_arrived_stays() {
 async fn only_members_may_send_a_snapshot() {
     let (mut a, b, _proxy) = pair(|_| {}).await;
     b.knows(&[]);
-    a.handle.send_snapshot(b.id, order(1, &directory(&[("a", 1)])));
+    let dir = directory(&[("a", 1)]);
+    a.handle.send_snapshot(b.id, order(1, &dir));
     let refusal = Refusal::UnknownMember { member: a.id };
     assert_eq!(sent(&mut a).await, (1, Err(SnapshotError::Refused(refusal))));
+}
+
+#[tokio::test]
+async fn a_new_sender_clears_what_another_one_left_unfinished() {
+    let (mut a, mut b, mut c) = (Member::start(1), Member::start(2), Member::start(3));
+    connect_all(&mut [&mut a, &mut b, &mut c]).await;
+    let dir = directory(&[("a", 4 * MIB)]);
+    let slow = SnapshotToSend { rate_bytes_per_second: Some(MIB as u64), ..order(1, &dir) };
+    a.handle.send_snapshot(b.id, slow);
+    while left_over(&b).is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    a.handle.shutdown().await;
+    b.disconnected(a.id).await;
+    // Its last bytes may still be on their way to the disk when the other one begins.
+    while left_over(&b).iter().any(|name| name.starts_with("partial-")) {
+        c.handle.send_snapshot(b.id, order(2, &dir));
+        arrived(&mut b).await;
+    }
 }

@@ -1,14 +1,15 @@
 //! A new member from a backup archive.
 //!
-//! The keys, their history and the leases come back as they were. The member is alone in its
-//! cluster; both take their ids from the peer URLs and the cluster token, so a token that was not
-//! used before keeps the restored store from being taken for the one the backup was made of.
+//! The keys, their history and the leases come back as they were. The cluster is the initial one
+//! of the settings, each of whose members is restored from the same backup. Ids come from the peer
+//! URLs and the cluster token, so a token that was not used before keeps the restored store from
+//! being taken for the one the backup was made of.
 //! Alarms are left behind: they were about members that do not exist any more.
 
 use std::path::Path;
 
 use folkmoot_core::apply::meta::Applied;
-use folkmoot_core::cluster::{Member, rows};
+use folkmoot_core::cluster::rows;
 use folkmoot_core::env::{Engine as _, Family, MemoryEngine, WriteBatch};
 use folkmoot_core::node::{Bootstrap, begin_anew};
 use folkmoot_core::types::{LogIndex, Term};
@@ -51,7 +52,9 @@ pub struct Restored {
 /// Nothing is left at the directory then.
 pub fn restore(archive: &Path, config: &Config) -> Result<Restored, RestoreError> {
     let settings = config.validate()?;
-    let identity = identity::alone(&settings.advertise_peer, &config.initial_cluster_token);
+    let token = &config.initial_cluster_token;
+    let cluster = identity::of_new_cluster(&settings.initial_cluster, &config.name, token)?;
+    let identity = cluster.identity;
     let options = RestoreOptions { identity, log_start: LogPoint { index: LogIndex(0), term: Term(0) } };
     let found = MemoryEngine::new();
     let summary = archive::restore(archive, &config.data_dir, options, &mut |row, batch| match row {
@@ -67,15 +70,8 @@ pub fn restore(archive: &Path, config: &Config) -> Result<Restored, RestoreError
             let before = Applied::load(&found)
                 .map_err(|error| error.to_string())?
                 .ok_or("it holds no applied position, so it was not made by this program")?;
-            let member = Member {
-                id: identity.member_id,
-                name: String::new(),
-                peer_urls: settings.advertise_peer.clone(),
-                client_urls: Vec::new(),
-                learner: false,
-                incarnation: 0,
-            };
-            begin_anew(batch, before, &Bootstrap { cluster_id: identity.cluster_id, members: vec![member] });
+            let members = cluster.members.clone();
+            begin_anew(batch, before, &Bootstrap { cluster_id: identity.cluster_id, members });
             rows::put_cluster_version(batch, CLUSTER_VERSION);
             Ok(())
         }

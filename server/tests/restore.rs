@@ -82,3 +82,28 @@ async fn a_damaged_backup_and_a_full_directory_are_refused() {
     drop(Server::start(config).expect("the directory is free for a new member"));
     server.assert_serves().await;
 }
+
+#[tokio::test]
+async fn every_member_of_a_new_cluster_is_restored_from_the_same_backup() {
+    let server = TestServer::start();
+    put(&mut server.kv().await, "a", "1").await;
+    let backup = back_up(&server).await;
+    let dir = tempfile::tempdir().unwrap();
+    let restored = ["infra1", "infra2", "infra3"].map(|name| {
+        let port = name.replace("infra", "");
+        let config = Config {
+            name: name.into(),
+            initial_advertise_peer_urls: vec![format!("http://127.0.0.1:{port}2380")],
+            initial_cluster: "infra1=http://127.0.0.1:12380,infra2=http://127.0.0.1:22380,\
+                              infra3=http://127.0.0.1:32380"
+                .into(),
+            initial_cluster_token: "etcd-cluster-1".into(),
+            ..Config::alone_in(dir.path().join(name))
+        };
+        restore(backup.path(), &config).unwrap()
+    });
+    assert!(restored.iter().all(|member| member.cluster_id == 0xef37_ad9d_c622_a7c4));
+    assert_eq!(restored[0].member_id, 0x8211_f1d0_f64f_3269);
+    assert_eq!(restored[1].member_id, 0x91bc_3c39_8fb3_c146);
+    assert_eq!(restored[2].member_id, 0xfd42_2379_fda5_0e48);
+}

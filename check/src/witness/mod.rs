@@ -18,7 +18,7 @@ use bytes::Bytes;
 use crate::context::{Context, claimed};
 use crate::history::{Change, Event, LeaseId, Nanos, Operation, Refusal, Revision};
 use crate::model::{Model, Plan};
-use crate::tell::List;
+use crate::tell::{List, Text};
 use crate::{Report, Rule};
 use candidates::{Candidates, same_changes};
 use holes::Evidence;
@@ -145,6 +145,8 @@ struct Replay<'a> {
     /// The number of the operation that claims a revision, by revision - 2.
     claims: Vec<Option<u32>>,
     candidates: Candidates<'a>,
+    /// The refused writes, gathered when they are first looked for: most histories need none.
+    refused: Option<Candidates<'a>>,
     matching: Matching,
     evidence: Evidence,
     /// Unknown operations that were found a place for certain.
@@ -171,6 +173,7 @@ pub fn replay(context: &Context, report: &mut Report) -> Timeline {
         truth,
         claims,
         candidates: Candidates::unknown(context),
+        refused: None,
         matching: Matching::default(),
         evidence,
         placed: vec![false; context.history.operations.len()],
@@ -384,8 +387,8 @@ impl<'a> Replay<'a> {
     fn tell_unexplained(&mut self, change: &Change, revision: Revision) {
         let context = self.context;
         let model = &self.model;
-        // Looked for only here: most histories have none.
-        let refused = Candidates::refused(context).explain(&change.events, |operation, _| {
+        let refused = self.refused.get_or_insert_with(|| Candidates::refused(context));
+        let refused = refused.explain(&change.events, |operation, _| {
             model
                 .plan(&operation.request, revision)
                 .is_ok_and(|plan| same_changes(&plan.events, &change.events))
@@ -409,10 +412,16 @@ impl<'a> Replay<'a> {
                     None => "before it absent".into(),
                 })
                 .collect();
+            let first = change.events.first().and_then(|event| model.get(&event.kv.key));
+            let leased = first.and_then(|kv| Some((kv.lease, model.keys_of(kv.lease)?)));
+            let lease = leased.map_or_else(String::new, |(lease, keys)| {
+                let keys: Vec<String> = keys.iter().take(6).map(|key| Text(key).to_string()).collect();
+                format!(" (lease {lease:x} had {})", keys.join(" "))
+            });
             format!(
                 "committed was {change} ({}); no acknowledged operation claims this revision, no operation of \
                  unknown outcome does that to the state before it, and it is not the end of a lease with all of \
-                 its keys in order",
+                 its keys in order{lease}",
                 before.join(", ")
             )
         });

@@ -10,8 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use folkmoot_proto::etcdserverpb::response_op::Response;
 use folkmoot_proto::etcdserverpb::{
     AlarmResponse, DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse,
-    LeaseLeasesResponse, LeaseTimeToLiveResponse, MemberListResponse, PutResponse, RangeResponse,
-    ResponseHeader, ResponseOp, StatusResponse, TxnResponse, WatchResponse,
+    LeaseLeasesResponse, LeaseTimeToLiveResponse, Member, PutResponse, RangeResponse, ResponseHeader,
+    ResponseOp, StatusResponse, TxnResponse, WatchResponse,
 };
 use folkmoot_proto::mvccpb::{Event, KeyValue};
 use serde_json::{Map, Value, json};
@@ -202,18 +202,23 @@ pub fn lease_list(response: &LeaseLeasesResponse) -> Value {
     flat_header(response.header.as_ref()).always("leases", leases).into()
 }
 
-/// All members.
-pub fn member_list(response: &MemberListResponse) -> Value {
-    let members = response.members.iter().map(|member| {
-        Object::default()
-            .some("ID", member.id)
-            .some("name", member.name.as_str())
-            .some("peerURLs", member.peer_urls.clone())
-            .some("clientURLs", member.client_urls.clone())
-            .some("isLearner", member.is_learner)
-            .into()
-    });
-    Object::default().header(response.header.as_ref()).list("members", members.collect()).into()
+fn member(member: &Member) -> Value {
+    Object::default()
+        .some("ID", member.id)
+        .some("name", member.name.as_str())
+        .some("peerURLs", member.peer_urls.clone())
+        .some("clientURLs", member.client_urls.clone())
+        .some("isLearner", member.is_learner)
+        .into()
+}
+
+/// All members, and the one that was added.
+pub fn members(header: Option<&ResponseHeader>, added: Option<&Member>, all: &[Member]) -> Value {
+    let mut object = Object::default().header(header);
+    if let Some(added) = added {
+        object = object.some("member", member(added));
+    }
+    object.list("members", all.iter().map(member).collect()).into()
 }
 
 /// Alarms.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction};
-use folkmoot_server::config::{Config, LogFormat, LogLevel, parse_duration};
+use folkmoot_server::config::{Config, FeatureGates, LogFormat, LogLevel, parse_bool, parse_duration};
 
 type Outcome = std::result::Result<(), String>;
 
@@ -75,8 +75,12 @@ settings! {
             |config, text| number_into(&mut config.heartbeat_ms, text);
         "election-timeout" "MS" "1000" "Milliseconds without a heartbeat until an election; at least five heartbeats" =>
             |config, text| number_into(&mut config.election_ms, text);
-        "snapshot-count" "N" "10000" "Accepted for etcd's sake; the log is cut by its size here" =>
+        "initial-election-tick-advance" SWITCH "true" "Accepted for etcd's sake" =>
+            |config, text| switch_into(&mut config.initial_election_tick_advance, text);
+        "snapshot-count" "N" "10000" "Log entries between two snapshots" =>
             |config, text| number_into(&mut config.snapshot_count, text);
+        "snapshot-catchup-entries" "N" "5000" "Log entries kept for members that lag behind" =>
+            |config, text| number_into(&mut config.snapshot_catchup_entries, text);
         "quota-backend-bytes" "BYTES" "0" "Size at which writes are refused; 0 is 2 GiB, below 0 is no quota" =>
             |config, text| number_into(&mut config.quota_backend_bytes, text);
         "max-txn-ops" "N" "128" "Operations of one transaction" =>
@@ -104,6 +108,12 @@ settings! {
                 "new" | "existing" => text_into(&mut config.initial_cluster_state, text),
                 _ => Err("it is new or existing".into()),
             };
+        "strict-reconfig-check" SWITCH "true" "Refuse changes of the members that would cost the quorum" =>
+            |config, text| switch_into(&mut config.strict_reconfig_check, text);
+        "max-learners" "N" "1" "Members at a time that only listen" =>
+            |config, text| number_into(&mut config.max_learners, text);
+        "pre-vote" SWITCH "true" "Ask the others before calling an election" =>
+            |config, text| switch_into(&mut config.pre_vote, text);
     }
     "History" {
         "auto-compaction-mode" "periodic|revision" "periodic" "Whether history is kept by age or by number" =>
@@ -146,12 +156,17 @@ settings! {
         "warning-unary-request-duration" "DURATION" "0" "Requests that take longer are logged; 0 is 300ms" =>
             |config, text| duration_into(&mut config.warning_unary_request_duration, text);
     }
+    "Features" {
+        "feature-gates" "NAME=BOOL,..." "" "What is not for everybody, by etcd's names, such as InitialCorruptCheck=true" =>
+            |config, text| { config.feature_gates = FeatureGates::parse(text)?; Ok(()) };
+        "experimental-initial-corrupt-check" SWITCH "the feature gate" "An older spelling of the feature gate InitialCorruptCheck" =>
+            |config, text| switch_into(config.experimental_initial_corrupt_check.insert(false), text);
+        "auto-repair" SWITCH "false" "A member that finds its store damaged takes it anew from another one" =>
+            |config, text| switch_into(&mut config.auto_repair, text);
+    }
     "Unsafe" {
         "unsafe-no-fsync" SWITCH "false" "Do not wait for the disk: acknowledged writes may be lost with the machine" =>
-            |config, text| {
-                config.unsafe_no_fsync = switch(text).ok_or("it is true or false")?;
-                Ok(())
-            };
+            |config, text| switch_into(&mut config.unsafe_no_fsync, text);
     }
 }
 
@@ -176,13 +191,9 @@ fn list_into(place: &mut Vec<String>, text: &str) -> Outcome {
     Ok(())
 }
 
-/// What Go takes for true and false.
-fn switch(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
+fn switch_into(place: &mut bool, text: &str) -> Outcome {
+    *place = parse_bool(text).ok_or("it is true or false")?;
+    Ok(())
 }
 
 /// Variables that mean something to etcd's tools but set nothing.
@@ -250,6 +261,8 @@ impl Given {
 mod tests {
     use std::path::Path;
 
+    use folkmoot_server::config::Gate;
+
     use super::*;
 
     fn from_flags(flags: &[(&'static str, &str)]) -> std::result::Result<Config, String> {
@@ -303,6 +316,35 @@ mod tests {
     }
 
     #[test]
+    fn what_belongs_to_a_cluster_is_set() {
+        let config = from_flags(&[
+            ("initial-cluster", "a=http://h:1,b=http://h:2"),
+            ("initial-cluster-state", "existing"),
+            ("listen-peer-urls", "http://127.0.0.1:1,http://127.0.0.1:2"),
+            ("strict-reconfig-check", "false"),
+            ("max-learners", "3"),
+            ("pre-vote", "false"),
+            ("initial-election-tick-advance", "false"),
+            ("snapshot-count", "7"),
+            ("snapshot-catchup-entries", "8"),
+            ("feature-gates", "InitialCorruptCheck=true"),
+            ("auto-repair", "true"),
+        ])
+        .expect("is good");
+        assert_eq!(config.initial_cluster, "a=http://h:1,b=http://h:2");
+        assert_eq!(config.initial_cluster_state, "existing");
+        assert_eq!(config.listen_peer_urls.len(), 2);
+        assert!(!config.strict_reconfig_check && !config.pre_vote && !config.initial_election_tick_advance);
+        assert_eq!(config.max_learners, 3);
+        assert_eq!((config.snapshot_count, config.snapshot_catchup_entries), (7, 8));
+        assert!(config.feature_gates.is_on(Gate::InitialCorruptCheck));
+        assert_eq!(config.experimental_initial_corrupt_check, None);
+        assert!(config.auto_repair);
+        let config = from_flags(&[("experimental-initial-corrupt-check", "true")]).expect("is good");
+        assert_eq!(config.experimental_initial_corrupt_check, Some(true));
+    }
+
+    #[test]
     fn unknown_variables_are_named_and_set_nothing() {
         let given = environment(&[("ETCD_FROB", "1"), ("ETCD_VERIFY", "all"), ("HOME", "/"), ("ETCD_A", "")]);
         assert_eq!(given.unknown_variables(), ["ETCD_A", "ETCD_FROB"]);
@@ -330,6 +372,10 @@ mod tests {
             ("log-format", "xml"),
             ("log-outputs", "/var/log/x"),
             ("unsafe-no-fsync", "yes"),
+            ("pre-vote", "2"),
+            ("max-learners", "-1"),
+            ("feature-gates", "Frob=true"),
+            ("experimental-initial-corrupt-check", ""),
         ];
         for (flag, value) in cases {
             let reason = from_flags(&[(flag, value)]).expect_err(flag);

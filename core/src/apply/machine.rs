@@ -97,6 +97,9 @@ impl Machine {
         let mut leases = Leases::load(engine)?;
         let mut orphan = None;
         self.store.for_each_leased(|id, key| {
+            if mutant!("keys_of_leases_are_lost_at_a_restart") {
+                return;
+            }
             if leases.attach(id, key.clone()).is_err() {
                 orphan = Some(id);
             }

@@ -7,6 +7,7 @@
 use super::machine::{Effect, Machine};
 use crate::cluster::{Member, rows};
 use crate::error::{Error, Failure};
+use crate::mutant::mutant;
 use crate::node::Reply;
 use crate::raft::MembershipChange;
 use crate::types::MemberId;
@@ -14,7 +15,7 @@ use crate::types::MemberId;
 impl Machine {
     /// What `add` would be refused with.
     pub fn check_add(&self, member: &Member) -> Result<(), Error> {
-        if self.members.was_removed(member.id) {
+        if self.members.was_removed(member.id) && !mutant!("a_removed_id_comes_back") {
             return Err(Error::MemberNotFound);
         }
         if self.members.get(member.id).is_some() {
@@ -109,7 +110,8 @@ impl Machine {
     ) -> Result<Reply, Failure> {
         let known = self.members.get(update.id).cloned().ok_or(Error::MemberNotFound)?;
         self.check_urls(update.id, &update.peer_urls)?;
-        let member = Member { peer_urls: update.peer_urls, ..known };
+        let learner = known.learner && !mutant!("an_update_makes_a_learner_a_voter");
+        let member = Member { peer_urls: update.peer_urls, learner, ..known };
         rows::put_member(&mut self.rows, &member);
         self.members.put(member);
         effects.push(Effect::ClusterChanged);

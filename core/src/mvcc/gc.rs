@@ -15,6 +15,7 @@ use bytes::{Buf, BufMut};
 use super::rows;
 use crate::env::{Engine, Family, ScanStep, WriteBatch};
 use crate::error::{Failure, Fatal};
+use crate::mutant::mutant;
 use crate::types::Revision;
 
 const KEY: &[u8] = b"gc";
@@ -116,7 +117,10 @@ pub fn step(engine: &dyn Engine, state: GcState, rows_max: usize) -> Result<GcSt
         if let Some(prev) = version.prev.filter(|_| version.revision.main > state.from) {
             rows::delete_version(&mut batch, &mut scratch, version.key, prev);
         }
-        if version.tombstone && version.revision.main < state.to {
+        let gone = version.revision.main < state.to
+            || (version.revision.main == state.to
+                && mutant!("compaction_takes_the_tombstone_at_its_revision"));
+        if version.tombstone && gone {
             rows::delete_version(&mut batch, &mut scratch, version.key, version.revision);
         }
         ScanStep::Next

@@ -16,6 +16,7 @@ use super::values::Values;
 use crate::env::{Engine, EngineError, WriteBatch};
 use crate::error::{Error, Failure, Fatal};
 use crate::limits::VALUE_CACHE_BYTES_DEFAULT;
+use crate::mutant::mutant;
 use crate::types::{KeyRange, LeaseId};
 
 /// Options of a store.
@@ -103,6 +104,10 @@ impl Store {
         options: Options,
     ) -> Result<Self, Fatal> {
         let tree = load_tree(engine.as_ref(), revision, compact_revision)?;
+        let revision = match mutant!("revision_is_derived_from_the_rows_left") {
+            true => tree.iter().map(|live| live.mod_main).max().unwrap_or(1),
+            false => revision,
+        };
         let state = State {
             tree,
             revision,

@@ -262,7 +262,9 @@ fn a_new_member_joins_as_a_learner_is_promoted_and_counts() {
     let (mut world, leader) = settled();
     let slot = world.command((leader + 1) % 3, add(4, true));
     world.pass(SECOND);
-    assert!(matches!(ok(world.answer((leader + 1) % 3, slot)), Reply::Members(members) if members.len() == 4));
+    assert!(
+        matches!(ok(world.answer((leader + 1) % 3, slot)), Reply::Members(members) if members.len() == 4)
+    );
     let early = world.command(leader, codec::cluster::member_promote(MemberId(4)));
     assert_eq!(world.answer(leader, early), Some(&Err(Error::LearnerNotReady)));
     let second = world.command(leader, add(5, true));

@@ -36,6 +36,11 @@ impl Contacts {
         self.by_id.remove(&id);
     }
 
+    /// Whether there is no long silence now.
+    pub fn is_in_touch(&self, id: MemberId, now: Instant64) -> bool {
+        self.by_id.get(&id).is_some_and(|contact| now.since(contact.last) <= SILENCE)
+    }
+
     /// For how long there was no long silence; zero for one that is silent now.
     pub fn in_touch_for(&self, id: MemberId, now: Instant64) -> Duration {
         match self.by_id.get(&id) {

@@ -7,9 +7,10 @@
 use bytes::Bytes;
 
 use super::message::Message;
+use super::proposals::NOBODY;
 use super::{Node, Output, Slot};
 use crate::codec;
-use crate::command::{Command, Entry, Kind};
+use crate::command::{Command, Entry, EntryBuilder, Kind};
 use crate::error::Error;
 use crate::lease;
 use crate::limits;
@@ -103,22 +104,52 @@ impl Node {
         }
     }
 
+    /// What is in flight goes to the leader once more: the connection was lost and nobody can tell
+    /// what arrived. The leader takes each command once.
+    pub(super) fn forward_again(&mut self, out: &mut Vec<Output>) {
+        if !std::mem::take(&mut self.send_again) || self.owner.role() == Role::Leader {
+            return;
+        }
+        let Some(leader) = self.owner.leader() else { return };
+        let term = self.owner.term();
+        for entry in self.proposals.entries_in_flight(term) {
+            let message = Message::Forward { term, entry: entry.into() }.encode();
+            out.push(Output::Send { to: leader, message });
+        }
+        self.membership.send_again();
+    }
+
     /// Another member sent commands of its clients.
     pub(super) fn commands_forwarded(&mut self, from: MemberId, term: Term, entry: Bytes) {
         // What cannot be read is as good as lost on the way; in the log it would stop everybody.
-        let Ok(Entry { origin, commands, .. }) = Entry::decode(entry.clone()) else { return };
+        let Ok(Entry { origin, boot, commands }) = Entry::decode(entry.clone()) else { return };
         if origin != from || commands.iter().any(|(_, command)| command.kind.changes_membership()) {
             return;
         }
         let same_term = self.owner.term() == term || mutant!("forwards_are_not_bound_to_a_term");
         let leads = self.owner.role() == Role::Leader && same_term && self.owner.transferring_to().is_none();
         if !leads {
-            self.refuse_entry(entry, Error::NotLeader);
-        } else if self.forwarded_bytes + entry.len() > limits::PENDING_BYTES_MAX {
-            self.refuse_entry(entry, Error::TooManyRequests);
-        } else {
-            self.forwarded_bytes += entry.len();
+            return self.refuse_entry(entry, Error::NotLeader);
+        }
+        if self.forwarded_bytes + entry.len() > limits::PENDING_BYTES_MAX {
+            return self.refuse_entry(entry, Error::TooManyRequests);
+        }
+        let count = commands.len();
+        let mut fresh = EntryBuilder::new(origin, boot);
+        for (request, command) in commands {
+            // Commands of the member itself have no number; twice does no harm there.
+            let is_new = request == NOBODY
+                || self.taken.take(origin, boot, request)
+                || mutant!("forwards_are_taken_twice");
+            if is_new {
+                fresh.push(request, &command);
+            }
+        }
+        self.forwarded_bytes += entry.len();
+        if fresh.count() == count {
             self.forwarded.push(entry);
+        } else if fresh.count() > 0 {
+            self.forwarded.push(fresh.finish().into());
         }
     }
 

@@ -31,8 +31,17 @@ pub struct Integrity {
     newest: LogIndex,
     /// What others said about an index that is not applied here yet.
     early: BTreeMap<MemberId, (LogIndex, u64)>,
-    /// Whether the newest comparison with each other member came out equal.
-    agrees: BTreeMap<MemberId, bool>,
+    /// The newest comparison with each other member.
+    compared: BTreeMap<MemberId, Compared>,
+}
+
+#[derive(Clone, Copy)]
+struct Compared {
+    agrees: bool,
+    /// The index of it.
+    index: LogIndex,
+    /// The index from which on it has come out this way.
+    since: LogIndex,
 }
 
 impl Integrity {
@@ -64,7 +73,10 @@ impl Integrity {
         if index > self.newest {
             self.early.insert(from, (index, hash));
         } else if let Some(own) = self.at(index) {
-            self.agrees.insert(from, own == hash);
+            let agrees = own == hash;
+            let before = self.compared.get(&from).filter(|before| before.agrees == agrees);
+            let since = before.map_or(index, |before| before.since.min(index));
+            self.compared.insert(from, Compared { agrees, index, since });
         }
     }
 
@@ -81,16 +93,28 @@ impl Integrity {
         self.own.get(position).copied()
     }
 
+    /// How many other members' states were compared with this one's.
+    pub fn compared_count(&self) -> usize {
+        self.compared.len()
+    }
+
+    /// How many members agree, this one included, and how many differ. Who agreed before the
+    /// dispute began proves nothing about it.
+    fn count(&self) -> (usize, usize) {
+        let differ = self.compared.values().filter(|compared| !compared.agrees);
+        let disputed_from = differ.clone().map(|compared| compared.since).min().unwrap_or_default();
+        let agrees = |compared: &&Compared| compared.agrees && compared.index >= disputed_from;
+        (1 + self.compared.values().filter(agrees).count(), differ.count())
+    }
+
     /// Judges by the other `members`; whoever left counts no more.
     pub fn judge(&mut self, others: &[MemberId]) -> Judgement {
-        self.agrees.retain(|id, _| others.contains(id));
-        let quorum = (others.len() + 1) / 2 + 1;
-        let agree = 1 + self.agrees.values().filter(|agrees| **agrees).count();
-        let differ = self.agrees.values().filter(|agrees| !**agrees).count();
-        match (differ, agree) {
-            (0, _) => Judgement::Sound,
-            (_, agree) if agree >= quorum => Judgement::Sound,
-            (differ, _) if differ >= quorum => Judgement::Wrong,
+        self.compared.retain(|id, _| others.contains(id));
+        let quorum = others.len().div_ceil(2) + 1;
+        match self.count() {
+            (_, 0) => Judgement::Sound,
+            (agree, _) if agree >= quorum => Judgement::Sound,
+            (_, differ) if differ >= quorum => Judgement::Wrong,
             _ => Judgement::Undecided,
         }
     }
@@ -139,6 +163,17 @@ mod tests {
         }
         assert_eq!(wrong.judge(&[1, 3, 4, 5].map(MemberId)), Judgement::Wrong);
         assert_eq!(right.judge(&[1, 2, 4, 5].map(MemberId)), Judgement::Sound);
+    }
+
+    #[test]
+    fn who_agreed_before_the_dispute_began_does_not_settle_it() {
+        let mut wrong = at_ten(666);
+        // The third lags: its state at 9 is everybody's.
+        wrong.heard(MemberId(3), LogIndex(9), 0);
+        wrong.heard(MemberId(2), LogIndex(10), 5);
+        assert_eq!(wrong.judge(&ids(2..=3)), Judgement::Undecided);
+        wrong.heard(MemberId(3), LogIndex(10), 5);
+        assert_eq!(wrong.judge(&ids(2..=3)), Judgement::Wrong);
     }
 
     #[test]

@@ -354,6 +354,8 @@ pub struct Status {
     pub learner: bool,
     /// Whether this member's state was found to differ from the others': it answers nothing.
     pub corrupt: bool,
+    /// How many other members' states were compared with this one's since it started.
+    pub compared: usize,
     /// Hash over all that was applied, and the log index it stands for.
     pub state_hash: (LogIndex, u64),
     /// Ids that belonged to members that were removed. Shared like the members.

@@ -62,10 +62,15 @@ impl Node {
 
     /// Moves leadership to whoever is placed best, if there is any to move and anybody to take it.
     pub(super) fn step_down(&mut self, slot: Slot) {
-        match self.owner.best_successor().filter(|_| self.owner.role() == Role::Leader) {
+        match self.best_successor().filter(|_| self.owner.role() == Role::Leader) {
             Some(target) => self.start_transfer(slot, target),
             None => self.replies.push((slot, Ok(Reply::Transferred))),
         }
+    }
+
+    /// Who would lead best after this member.
+    pub(super) fn best_successor(&self) -> Option<MemberId> {
+        self.owner.best_successor(|id| self.contacts.is_in_touch(id, self.now))
     }
 
     fn start_transfer(&mut self, slot: Slot, target: MemberId) {
@@ -118,7 +123,7 @@ impl Node {
             self.owner.abdicate();
             self.unfit_since = None;
         } else if self.owner.transferring_to().is_none()
-            && let Some(successor) = self.owner.best_successor()
+            && let Some(successor) = self.best_successor()
         {
             self.owner.transfer_leader(successor);
         }

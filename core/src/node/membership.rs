@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::message::Message;
+use super::taken::Taken;
 use super::{Node, Output, Slot};
 use crate::cluster::reconfig::{self, Voter};
 use crate::codec;
@@ -48,6 +49,8 @@ struct Ask {
 pub struct Membership {
     local: BTreeMap<u64, Local>,
     asks: VecDeque<Ask>,
+    /// What was taken in this term, so that nothing is taken twice.
+    pub(super) taken: Taken,
     last: u64,
 }
 
@@ -76,6 +79,13 @@ impl Membership {
             if let Some(local) = self.local.get_mut(request) {
                 local.sent_in = None;
             }
+        }
+    }
+
+    /// The leader may not have got them; it takes each once.
+    pub fn send_again(&mut self) {
+        for local in self.local.values_mut() {
+            local.sent_in = None;
         }
     }
 
@@ -128,9 +138,10 @@ impl Node {
         }
         let leads = self.owner.role() == Role::Leader && self.owner.term() == term;
         for (request, command) in commands {
-            match leads {
-                true => self.membership.asks.push_back(Ask { origin, boot, request, command }),
-                false => self.refuse_forwarded(from, boot, Error::NotLeader, vec![request]),
+            if !leads {
+                self.refuse_forwarded(from, boot, Error::NotLeader, vec![request]);
+            } else if self.membership.taken.take(origin, boot, request) {
+                self.membership.asks.push_back(Ask { origin, boot, request, command });
             }
         }
     }
@@ -171,7 +182,7 @@ impl Node {
                 continue;
             }
             if change == MembershipChange::Remove(me)
-                && let Some(successor) = self.owner.best_successor()
+                && let Some(successor) = self.best_successor()
                 && !mutant!("a_removed_leader_goes_on")
             {
                 // The next leader removes this one: the command finds its way there by itself.
@@ -252,9 +263,9 @@ impl Node {
     /// heard of has nothing, whatever the numbers say.
     fn check_caught_up(&self, id: MemberId) -> Result<(), Error> {
         let last = self.owner.last_index().0;
-        let progress = self.owner.follower_progress(id).filter(|progress| progress.active);
-        match progress {
-            Some(progress) if progress.matched.0 > 0 && progress.matched.0 >= last / 10 * 9 => Ok(()),
+        let matched = self.owner.matched(id).filter(|_| self.contacts.is_in_touch(id, self.now));
+        match matched {
+            Some(matched) if matched.0 > 0 && matched.0 >= last / 10 * 9 => Ok(()),
             _ if mutant!("a_lagging_learner_is_promoted") => Ok(()),
             _ => Err(Error::LearnerNotReady),
         }

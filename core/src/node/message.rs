@@ -15,7 +15,8 @@
 //! ```
 //!
 //! Reading is a total function. Losing, repeating or delaying any message does no harm: commands
-//! are bound to a term, answers to a start of a member and a number that is used once.
+//! are bound to a term, in which the leader takes each number once ([`super::taken`]); answers are
+//! bound to a start of a member and a number that is used once.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -168,7 +169,7 @@ impl Message {
                 }
                 let text = bytes.split_to(length);
                 let error = Error::ALL.iter().find(|error| error.to_string().as_bytes() == text)?;
-                let requests = read_all(&mut bytes, |bytes| get_uv(bytes))?;
+                let requests = read_all(&mut bytes, get_uv)?;
                 Self::Refused { boot: first, error: *error, requests }
             }
             5 => {

@@ -22,6 +22,7 @@ mod proposals;
 mod reads;
 mod repair;
 mod snapshots;
+mod taken;
 mod upkeep;
 
 #[cfg(test)]
@@ -61,6 +62,7 @@ use message::{LeaseTell, Message};
 use proposals::Proposals;
 use reads::{Reads, Waiter};
 use snapshots::Snapshots;
+use taken::Taken;
 use upkeep::Upkeep;
 
 /// See the module.
@@ -74,6 +76,9 @@ pub struct Node {
     /// Entries of other members' clients, to be proposed here.
     forwarded: Vec<Bytes>,
     forwarded_bytes: usize,
+    taken: Taken,
+    /// The leader may not have got everything: what is in flight goes there again at a tick.
+    send_again: bool,
     /// The leader has just refused commands: the next try waits for a tick.
     hold_forwards_until: Instant64,
     /// Answers for members whose commands did not get into the log.
@@ -106,6 +111,8 @@ pub struct Node {
     /// This member was removed from the cluster.
     removed: bool,
     upkeep: Upkeep,
+    /// The revision of the last rows given out.
+    stored_revision: i64,
     role: (Role, Term, Option<MemberId>),
     next_tick: Instant64,
     next_second: Instant64,
@@ -162,6 +169,7 @@ impl Node {
             sole_leader: false,
             learner: applied.conf_state.learners.contains(&config.member_id),
             corrupt: false,
+            compared: 0,
             state_hash: (applied.index, applied.chain_hash),
             removed: Arc::new(machine.members().removed()),
             members: Arc::new(machine.members().list()),
@@ -173,6 +181,8 @@ impl Node {
             proposals: Proposals::new(config.member_id, config.boot),
             forwarded: Vec::new(),
             forwarded_bytes: 0,
+            taken: Taken::default(),
+            send_again: false,
             hold_forwards_until: Instant64(0),
             refusals: Vec::new(),
             own_commands: Vec::new(),
@@ -197,6 +207,7 @@ impl Node {
             restored: None,
             removed: machine.members().was_removed(config.member_id),
             upkeep: Upkeep::new(applied.index),
+            stored_revision: applied.revision,
             role: (owner.role(), owner.term(), owner.leader()),
             next_tick: Instant64(0),
             next_second: Instant64(0),
@@ -296,7 +307,10 @@ impl Node {
             }
             Input::Flushed { index } => self.upkeep.flushed(self.now, index),
             Input::Peer { from, message } => self.hear(from, message),
-            Input::PeerUnreachable { peer } => self.owner.unreachable(peer),
+            Input::PeerUnreachable { peer } => {
+                self.owner.unreachable(peer);
+                self.send_again |= self.owner.leader() == Some(peer);
+            }
             Input::SnapshotMade { .. }
             | Input::SnapshotNotMade { .. }
             | Input::SnapshotSent { .. }
@@ -371,6 +385,7 @@ impl Node {
         self.give_way();
         self.follow_transfer();
         self.give_up_on_requests();
+        self.forward_again(out);
         if self.now >= self.next_second {
             self.next_second = self.now.after(std::time::Duration::from_secs(1));
             self.checkpoint_leases();
@@ -392,15 +407,7 @@ impl Node {
     fn hear(&mut self, from: MemberId, message: Bytes) {
         self.contacts.heard(from, self.now);
         match Message::decode(message) {
-            Some(Message::Raft(message)) => {
-                // Anything else that cannot be used is as good as lost on the way.
-                if !self.removed && self.owner.peer_message(from, &message) == Err(Refused::LogLost) {
-                    self.failed.get_or_insert(Fatal::Raft(format!(
-                        "{}; remove the member from the cluster and add it again with an empty data directory",
-                        Refused::LogLost
-                    )));
-                }
-            }
+            Some(Message::Raft(message)) => self.hear_raft(from, &message),
             Some(Message::Forward { term, entry }) => self.commands_forwarded(from, term, entry),
             Some(Message::Membership { term, entry }) => self.membership_forwarded(from, term, entry),
             Some(Message::Refused { boot, error, requests }) => self.forwards_refused(boot, error, &requests),
@@ -408,6 +415,19 @@ impl Node {
             Some(Message::LeaseTell { boot, tells }) => self.lease_told(boot, tells),
             Some(Message::Hash { index, hash }) => self.integrity.heard(from, index, hash),
             None => {}
+        }
+    }
+
+    fn hear_raft(&mut self, from: MemberId, message: &[u8]) {
+        if self.removed {
+            return;
+        }
+        // Anything else that cannot be used is as good as lost on the way.
+        if self.owner.peer_message(from, message) == Err(Refused::LogLost) {
+            self.failed.get_or_insert(Fatal::Raft(format!(
+                "{}; remove the member from the cluster and add it again with an empty data directory",
+                Refused::LogLost
+            )));
         }
     }
 
@@ -428,6 +448,8 @@ impl Node {
         if role.0 != Role::Leader || old_term != role.1 {
             self.stop_leasing();
             self.drop_forwarded();
+            self.taken.clear();
+            self.membership.taken.clear();
         }
         self.follow_transfer();
     }
@@ -470,6 +492,12 @@ impl Node {
         let applied = self.machine.applied();
         let (index, revision) = (applied.index, applied.revision);
         let batch = self.machine.take_rows();
+        if mutant!("the_position_is_written_before_its_rows") {
+            let mut position = crate::env::WriteBatch::new();
+            self.machine.applied().write(&mut position);
+            out.push(Output::Store(StoreWrite { index, revision: self.stored_revision, batch: position }));
+        }
+        self.stored_revision = revision;
         self.upkeep.handed_out(index, batch.size_bytes());
         out.push(Output::Store(StoreWrite { index, revision, batch }));
     }
@@ -576,6 +604,7 @@ impl Node {
             (self.status.committed, self.status.applied) = (committed, applied);
             self.status.sole_leader = sole_leader;
             self.status.corrupt = self.corrupt;
+            self.status.compared = self.integrity.compared_count();
             self.status.state_hash = (applied, self.machine.applied().chain_hash);
             out.push(Output::Status(self.status.clone()));
         }

@@ -100,6 +100,27 @@ impl Proposals {
         (first, entries)
     }
 
+    /// What is in flight in `term`, as it was sent on its way.
+    pub fn entries_in_flight(&self, term: Term) -> Vec<Vec<u8>> {
+        let mut entries = Vec::new();
+        let mut builder = EntryBuilder::new(self.origin, self.boot);
+        for (position, request) in self.in_flight.iter().enumerate() {
+            let Some(request) = request.as_ref().filter(|request| request.term == term) else { continue };
+            let bytes = builder.size_bytes() + request.waiting.command.body.len();
+            if builder.count() > 0
+                && (builder.count() >= limits::ENTRY_COMMANDS_MAX || bytes > limits::ENTRY_BYTES_TARGET)
+            {
+                let next = EntryBuilder::new(self.origin, self.boot);
+                entries.push(std::mem::replace(&mut builder, next).finish());
+            }
+            builder.push(self.first_request + position as u64, &request.waiting.command);
+        }
+        if builder.count() > 0 {
+            entries.push(builder.finish());
+        }
+        entries
+    }
+
     /// An entry with one command of the member itself.
     pub fn own_entry(&self, command: &Command) -> Vec<u8> {
         let mut builder = EntryBuilder::new(self.origin, self.boot);
@@ -277,6 +298,15 @@ mod tests {
         let answered: Vec<_> = (first..first + 3).map(|request| proposals.applied(ME, 1, request)).collect();
         assert_eq!(answered, [Some(Slot(1)), Some(Slot(2)), Some(Slot(4))]);
         assert_eq!((proposals.pending_count, proposals.pending_bytes), (0, 0));
+    }
+
+    #[test]
+    fn what_is_sent_again_has_the_numbers_that_it_had() {
+        let mut proposals = with(0..3, 1);
+        proposals.take_entries(Term(1));
+        proposals.applied(ME, 1, 1);
+        assert_eq!(requests(proposals.entries_in_flight(Term(1))), vec![vec![0, 2]]);
+        assert!(proposals.entries_in_flight(Term(2)).is_empty());
     }
 
     #[test]

@@ -20,14 +20,13 @@ impl Node {
     /// Tells the others the hash of this member's state, and judges by theirs. Called once a
     /// second.
     pub(super) fn compare_states(&mut self, out: &mut Vec<Output>) {
-        let me = self.config.member_id;
-        let others: Vec<MemberId> =
-            self.machine.members().iter().map(|member| member.id).filter(|id| *id != me).collect();
+        let others = self.other_members();
         if let Some((index, hash)) = self.integrity.newest() {
             let message = Message::Hash { index, hash }.encode();
             out.extend(others.iter().map(|to| Output::Send { to: *to, message: message.clone() }));
         }
         self.integrity.catch_up();
+        self.upkeep.status_changed |= self.status.compared != self.integrity.compared_count();
         if self.corrupt {
             self.seek_repair();
             return;
@@ -49,6 +48,12 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Everybody else, learners included.
+    pub(super) fn other_members(&self) -> Vec<MemberId> {
+        let me = self.config.member_id;
+        self.machine.members().iter().map(|member| member.id).filter(|id| *id != me).collect()
     }
 
     fn seek_repair(&mut self) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::integrity::Judgement;
 use super::upkeep::Upkeep;
 use super::{Input, Node, Output, SnapshotId};
 use crate::apply::meta::Applied;
@@ -75,6 +76,10 @@ impl Node {
         if self.snapshots.making.take_if(|making| *making == id).is_none() {
             return;
         }
+        if !self.state_is_undisputed() {
+            self.to_drop.push(id);
+            return;
+        }
         if let Some(earlier) = self.snapshots.offered.replace(id) {
             self.to_drop.push(earlier);
         }
@@ -90,7 +95,13 @@ impl Node {
             self.snapshots.sending.insert((to, id));
             out.push(Output::SendSnapshot { to, id, message });
         }
-        if self.owner.takes_snapshot_wish() && self.snapshots.making.is_none() {
+        // A state that is in dispute is not passed on: a wrong one could become the majority's.
+        let undisputed = self.state_is_undisputed();
+        if !undisputed && let Some(id) = self.snapshots.offered.take() {
+            self.owner.withdraw_snapshot();
+            self.to_drop.push(id);
+        }
+        if self.owner.takes_snapshot_wish() && self.snapshots.making.is_none() && undisputed {
             self.snapshots.last += 1;
             let id = SnapshotId(self.snapshots.last);
             self.snapshots.making = Some(id);
@@ -106,20 +117,34 @@ impl Node {
         out.extend(self.to_discard.drain(..).map(|staged| Output::DiscardSnapshot { staged }));
     }
 
+    fn state_is_undisputed(&mut self) -> bool {
+        let others = self.other_members();
+        self.integrity.judge(&others) == Judgement::Sound || mutant!("a_disputed_state_is_passed_on")
+    }
+
     /// Gives consensus the snapshot that arrived, if it can hear of one now.
     fn take_arrived(&mut self, out: &mut Vec<Output>) {
         if self.owner.is_installing() {
             return;
         }
         let Some(arrived) = self.snapshots.arrived.take() else { return };
+        // The message and the files must speak of the same, before consensus believes the message.
+        let position = &arrived.position;
+        let point = SnapshotPoint { index: position.index, term: position.term };
+        let fits = position.cluster_id == self.config.cluster_id
+            && self.owner.snapshot_point(arrived.from, &arrived.message) == Some(point);
+        if !fits {
+            out.push(Output::DiscardSnapshot { staged: arrived.staged });
+            return;
+        }
         match self.owner.snapshot_arrived(arrived.from, &arrived.message) {
-            Ok(Arrival::Taken) if arrived.position.cluster_id == self.config.cluster_id => {
+            Ok(Arrival::Taken) => {
                 self.snapshots.installing = Some(arrived);
                 // The order to install comes out of the next drain of consensus.
                 self.upkeep.status_changed = true;
             }
             Ok(Arrival::NoLeader) => self.snapshots.arrived = Some(arrived),
-            Ok(Arrival::Taken | Arrival::NotWanted) | Err(_) => {
+            Ok(Arrival::NotWanted) | Err(_) => {
                 out.push(Output::DiscardSnapshot { staged: arrived.staged });
             }
         }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::Output;
 use crate::limits;
+use crate::mutant::mutant;
 use crate::types::{Instant64, LogIndex};
 
 /// See the module.
@@ -77,7 +78,11 @@ impl Upkeep {
     /// after `needed_after` may be asked for by followers.
     pub fn plan(&mut self, now: Instant64, needed_after: LogIndex, out: &mut Vec<Output>) {
         if let Some(flushed) = self.purge_to.take() {
-            out.push(Output::PurgeLog { up_to: flushed.min(needed_after) });
+            let durable = match mutant!("the_log_is_purged_before_the_engine_is_durable") {
+                true => self.handed_out,
+                false => flushed,
+            };
+            out.push(Output::PurgeLog { up_to: durable.min(needed_after) });
         }
         if self.flushed_at == Instant64(0) {
             self.flushed_at = now;

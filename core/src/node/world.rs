@@ -155,8 +155,15 @@ impl World {
                 Host::new(MemberId(id), engine)
             })
             .collect();
-        let mut world =
-            Self { hosts, now: Instant64(1), next_slot: 0, hold_log: false, cut: vec![], stuck: vec![], tune: |_| {} };
+        let mut world = Self {
+            hosts,
+            now: Instant64(1),
+            next_slot: 0,
+            hold_log: false,
+            cut: vec![],
+            stuck: vec![],
+            tune: |_| {},
+        };
         for id in 0..count as usize {
             world.start(id);
         }

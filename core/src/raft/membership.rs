@@ -56,15 +56,6 @@ pub fn membership_payload(data: &[u8]) -> Result<Vec<u8>, Fatal> {
         .map_err(|_| Fatal::Entry("a membership change cannot be decoded".into()))
 }
 
-/// How far a follower is, as the leader knows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FollowerProgress {
-    /// The last entry that it is known to have.
-    pub matched: LogIndex,
-    /// Whether it was heard from within an election timeout.
-    pub active: bool,
-}
-
 impl Owner {
     /// Whether a change may be proposed now: this member leads, and no earlier change is waiting
     /// to be applied (`raft` would silently turn the later one into nothing).
@@ -114,9 +105,8 @@ impl Owner {
         Ok(())
     }
 
-    /// How far another member is; only a leader knows.
-    pub fn follower_progress(&self, id: MemberId) -> Option<FollowerProgress> {
-        let progress = self.raw.raft.prs().get(id.0)?;
-        Some(FollowerProgress { matched: LogIndex(progress.matched), active: progress.recent_active })
+    /// The last entry that another member is known to have; only a leader knows.
+    pub fn matched(&self, id: MemberId) -> Option<LogIndex> {
+        Some(LogIndex(self.raw.raft.prs().get(id.0)?.matched))
     }
 }

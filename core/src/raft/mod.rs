@@ -15,7 +15,7 @@ mod start;
 mod tail;
 
 pub use ingress::Refused;
-pub use membership::{FollowerProgress, MembershipChange, membership_payload};
+pub use membership::{MembershipChange, membership_payload};
 pub use owner::{CommittedEntry, ConfState, Drained, Owner, OwnerConfig, ReadRound, Role};
 pub use snapshot::{Arrival, SnapshotPoint};
 pub use start::StartPoint;

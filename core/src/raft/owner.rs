@@ -129,7 +129,10 @@ impl Owner {
             applied: applied.0,
             pre_vote: true,
             check_quorum: true,
-            read_only_option: raft::ReadOnlyOption::Safe,
+            read_only_option: match mutant!("reads_trust_the_clock") {
+                true => raft::ReadOnlyOption::LeaseBased,
+                false => raft::ReadOnlyOption::Safe,
+            },
             max_size_per_msg: 1 << 20,
             max_inflight_msgs: 256,
             max_uncommitted_size: limits::PENDING_BYTES_MAX as u64,
@@ -338,6 +341,11 @@ impl Owner {
             if !records {
                 self.settle_without_write(&mut write, out);
             }
+            if let Some(point) = install.filter(|_| mutant!("the_log_is_reset_before_the_rows_are_there")) {
+                self.installing = Some(Installing { point, held: None });
+                out.install = Some(point);
+                break;
+            }
             if let Some(point) = install {
                 // The hard state of a snapshot must not reach the disk before its rows do.
                 let held = (write, std::mem::take(&mut batch));
@@ -451,17 +459,17 @@ impl Owner {
         self.raw.raft.lead_transferee.map(MemberId)
     }
 
-    /// The voter that would be the best next leader: heard from lately, with the most of the log.
-    pub fn best_successor(&self) -> Option<MemberId> {
+    /// The voter that would be the best next leader: of those `in_touch`, the one with the most of
+    /// the log.
+    pub fn best_successor(&self, in_touch: impl Fn(MemberId) -> bool) -> Option<MemberId> {
         let tracker = self.raw.raft.prs();
         let voters = tracker.conf().voters().ids();
         tracker
             .iter()
-            .filter(|(id, progress)| {
-                **id != self.config.id.0 && voters.contains(**id) && progress.recent_active
-            })
-            .max_by_key(|(id, progress)| (progress.matched, std::cmp::Reverse(**id)))
-            .map(|(id, _)| MemberId(*id))
+            .map(|(id, progress)| (MemberId(*id), progress.matched))
+            .filter(|(id, _)| *id != self.config.id && voters.contains(id.0) && in_touch(*id))
+            .max_by_key(|(id, matched)| (*matched, std::cmp::Reverse(*id)))
+            .map(|(id, _)| id)
     }
 
     /// Stops leading without waiting for anybody, in the current term.

@@ -12,7 +12,7 @@ use raft::SnapshotStatus;
 use raft::eraftpb::{self, MessageType, Snapshot};
 
 use super::ingress::{self, Refused};
-use super::owner::{ConfState, Drained, Owner, Unpersisted};
+use super::owner::{ConfState, Drained, Owner, Role, Unpersisted};
 use crate::types::{LogIndex, MemberId, Term};
 use crate::wal::{BatchBuilder, LogPoint};
 
@@ -92,6 +92,13 @@ impl Owner {
         self.raw.report_snapshot(to.0, status);
     }
 
+    /// The entry that a snapshot's message speaks of; `None` for a message that cannot be used.
+    pub fn snapshot_point(&self, from: MemberId, bytes: &[u8]) -> Option<SnapshotPoint> {
+        let message = ingress::check(bytes, from, self.config.id, self.last_index().0).ok()?;
+        let is_snapshot = message.msg_type == MessageType::MsgSnapshot as i32;
+        is_snapshot.then(|| SnapshotPoint::of(message.get_snapshot()))
+    }
+
     /// A snapshot's files are here; `bytes` is the message that came with them.
     ///
     /// What a snapshot holds was committed, whoever leads now. One that took longer to arrive
@@ -101,9 +108,12 @@ impl Owner {
         if message.msg_type != MessageType::MsgSnapshot as i32 {
             return Err(Refused::UnknownKind);
         }
+        if self.role() == Role::Leader {
+            return Ok(Arrival::NotWanted);
+        }
         let term = self.raw.raft.term;
         if message.term < term {
-            match self.leader().filter(|leader| *leader != self.config.id) {
+            match self.leader() {
                 Some(leader) => (message.term, message.from) = (term, leader.0),
                 None => return Ok(Arrival::NoLeader),
             }

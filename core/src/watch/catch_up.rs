@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Failure, Fatal};
 use crate::event::EventBatch;
+use crate::mutant::mutant;
 
 use super::frame::{EventSet, WatchFrame};
 use super::groups::{Group, Groups};
@@ -153,8 +154,10 @@ impl Hub {
         let watcher = self.watchers.get(at);
         let (next, stream, variant) = (watcher.next, watcher.stream, watcher.variant);
         if next < self.compact_revision {
+            let skips = mutant!("a_slow_watch_skips_what_was_compacted");
             #[cfg(test)]
-            if self.faults.cursor_skips_compacted {
+            let skips = skips || self.faults.cursor_skips_compacted;
+            if skips {
                 self.watchers.get_mut(at).next = self.compact_revision;
                 self.queue_cursor(at);
                 return Ok(0);
@@ -218,8 +221,10 @@ impl Hub {
             // As in etcd: the store's revision when the piece was cut, not that of its last event.
             self.push_events(at, &set, self.revision);
         }
+        let repeats = mutant!("a_watch_that_catches_up_repeats_events");
         #[cfg(test)]
-        let to = if self.faults.cursor_repeats { (to - 1).max(next + 1) } else { to };
+        let repeats = repeats || self.faults.cursor_repeats;
+        let to = if repeats { (to - 1).max(next + 1) } else { to };
         self.watchers.get_mut(at).next = to;
         if to > self.revision {
             self.make_live(at);

@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Failure, Fatal};
 use crate::event::{Event, EventBatch, EventKind, History};
+use crate::mutant::mutant;
 use crate::types::{Instant64, KeyRange, KeyValue};
 
 use super::catch_up::Chunks;
@@ -202,8 +203,10 @@ impl Hub {
     pub fn progress_request(&mut self, stream: StreamId) {
         let Some(stream) = self.streams.find(stream) else { return };
         let frame = WatchFrame { watch_id: NO_WATCH_ID, revision: self.revision, ..WatchFrame::default() };
+        let overtakes = mutant!("progress_overtakes_events");
         #[cfg(test)]
-        if self.faults.progress_overtakes && !self.streams.get(stream).watchers.is_empty() {
+        let overtakes = overtakes || self.faults.progress_overtakes;
+        if overtakes && !self.streams.get(stream).watchers.is_empty() {
             self.streams.push_before_events(stream, frame);
             return;
         }
@@ -254,6 +257,7 @@ impl Hub {
             let watcher = self.watchers.get(at);
             let (variant, stream) = (watcher.variant, watcher.stream);
             let not_started = batch.revision < watcher.next;
+            let not_started = not_started && !mutant!("a_watch_of_the_future_gets_events");
             #[cfg(test)]
             let not_started = not_started && !self.faults.future_gets_events;
             if not_started {
@@ -281,8 +285,10 @@ impl Hub {
                 self.push_events(at, &set, batch.revision);
                 continue;
             }
+            let drops = mutant!("a_full_outbox_drops_events");
             #[cfg(test)]
-            if self.faults.full_drops_events {
+            let drops = drops || self.faults.full_drops_events;
+            if drops {
                 continue;
             }
             self.make_cursor(at, batch.revision);
@@ -390,8 +396,11 @@ impl Hub {
                 continue;
             }
             let next = next.max(watcher.next);
+            let goes_back = mutant!("a_snapshot_takes_watches_back");
             #[cfg(test)]
-            let next = if self.faults.reset_goes_back { watcher.next } else { next };
+            let goes_back = goes_back || self.faults.reset_goes_back;
+            let next = if goes_back { watcher.next } else { next };
+            let next = if mutant!("a_snapshot_carries_watches_forward") { revision + 1 } else { next };
             if next <= revision {
                 self.make_cursor(at, next);
             }

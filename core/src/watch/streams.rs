@@ -171,7 +171,6 @@ impl Streams {
     }
 
     /// Puts a frame in front of what is queued: wrong, for tests that must notice.
-    #[cfg(test)]
     pub(super) fn push_before_events(&mut self, at: StreamIndex, frame: WatchFrame) {
         self.push(at, frame);
         let outbox = &mut self.get_mut(at).outbox;

@@ -19,7 +19,7 @@
 //! - A snapshot is handed over at most once for each `send`, whole, compared and synced.
 //! - A receiver counts only what it synced.
 //! - Names stay below the staging directory.
-//! - Each `send` ends in exactly one report, also when the transport stops.
+//! - Each `send` ends in exactly one report, also when the transport stops meanwhile.
 
 mod offer;
 mod pace;

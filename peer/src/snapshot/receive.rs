@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use folkmoot_core::types::MemberId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::offer::{Offer, Part, decode_chunk, decode_done, decode_file_end, encode_resume};
@@ -44,7 +45,7 @@ async fn take(
     reader: &mut FrameReader,
     writer: &mut FrameWriter,
 ) -> Result<(), ConnectionError> {
-    let frame = writer.keep_alive_during(reader.next_content()).await??;
+    let frame = writer.keep_alive_during(reader.next_content()).await?;
     if frame.kind != Kind::Offer {
         return Err(ConnectionError::Unexpected(frame.kind));
     }
@@ -55,7 +56,7 @@ async fn take(
     let offered = Offered { from: hello.from, offer, payload, identity };
     // The connection that this one replaces may still have its last part to write.
     let slot = Arc::clone(shared.state.lock().slots.entry(hello.from).or_default());
-    let slot = writer.keep_alive_during(slot.lock_owned()).await?;
+    let slot = writer.keep_alive_during(slot.lock_owned()).await;
 
     let (parts, waiting) = mpsc::channel(PARTS_WAITING);
     let (prepared, preparation) = oneshot::channel();
@@ -63,12 +64,12 @@ async fn take(
     let on_disk = Arc::clone(shared);
     shared.tasks.spawn_blocking(move || write(&on_disk, slot, &offered, prepared, waiting, ended));
 
-    match writer.keep_alive_during(preparation).await?.map_err(|_| ConnectionError::Closed)? {
+    match writer.keep_alive_during(preparation).await.map_err(|_| ConnectionError::Closed)? {
         Ok(Prepared::Accepted) => return Ok(()),
         Ok(Prepared::Resume(have)) => writer.send(Kind::Resume, &encode_resume(&have)).await?,
         Err(refusal) => return Err(ConnectionError::Refusing(refusal)),
     }
-    writer.keep_alive_during(feed(reader, parts, end)).await?
+    writer.keep_alive_during(feed(reader, parts, end)).await
 }
 
 /// Passes parts on until the disk's thread has an answer.
@@ -110,6 +111,9 @@ fn write(
     mut parts: mpsc::Receiver<Part>,
     ended: oneshot::Sender<Result<(), Refusal>>,
 ) {
+    if !staging::has_begun(&slot, offered.identity) {
+        discard_idle(shared, offered.from);
+    }
     // Answers that nobody waits for belong to a connection that is gone.
     let preparation = staging::prepare(&mut slot, &shared.config, offered);
     let goes_on = matches!(preparation, Ok(Prepared::Resume(_)));
@@ -121,6 +125,7 @@ fn write(
     let answer = match taken {
         Ok(None) => return,
         Ok(Some(dir)) => {
+            discard_idle(shared, offered.from);
             let offer = &offered.offer;
             let (from, id, bytes) = (offered.from, offer.id, offer.bytes().unwrap_or(u64::MAX));
             tracing::info!(%from, id, bytes, dir = %dir.display(), "snapshot arrived");
@@ -131,4 +136,19 @@ fn write(
         Err(refusal) => Err(refusal),
     };
     let _ = ended.send(answer);
+}
+
+/// Whoever sends now has newer news than those who stopped in the middle: their rests would only
+/// take space.
+fn discard_idle(shared: &Shared, except: MemberId) {
+    let state = shared.state.lock();
+    let others: Vec<_> =
+        state.slots.iter().filter(|(id, _)| **id != except).map(|(_, slot)| Arc::clone(slot)).collect();
+    drop(state);
+    for other in others {
+        // One that is being written is locked.
+        if let Ok(mut idle) = other.try_lock() {
+            staging::discard(&mut idle);
+        }
+    }
 }

@@ -65,6 +65,10 @@ impl Drop for Report {
 
 /// Starts to send a snapshot, in place of an older one to the same member.
 pub(crate) fn send(shared: &Arc<Shared>, to: MemberId, snapshot: SnapshotToSend) {
+    // An owner that answers each failure with another try would never come back from here.
+    if shared.tasks.stopped() {
+        return;
+    }
     let outcome = Err(SnapshotError::Stopped);
     let report = Report { shared: Arc::clone(shared), to, id: snapshot.id, outcome };
     let registered = {
@@ -175,7 +179,7 @@ impl Sending<'_> {
         let dialled = dial_member(self.shared, &target, Purpose::Snapshot, &mut self.first_url).await;
         let Link { mut reader, mut writer, .. } = dialled?;
         writer.send(Kind::Offer, &self.offer).await.map_err(ConnectionError::Io)?;
-        let answer = writer.keep_alive_during(reader.next_content()).await.map_err(ConnectionError::Io)??;
+        let answer = writer.keep_alive_during(reader.next_content()).await?;
         let have = match answer.kind {
             Kind::Accepted => return Ok(()),
             Kind::Resume => decode_resume(&answer.payload, &self.files)?,
@@ -219,22 +223,18 @@ async fn write(
     mut pieces: mpsc::Receiver<Piece>,
     pace: &mut Pace,
 ) -> SnapshotError {
-    let failed = |error| SnapshotError::from(ConnectionError::Io(error));
     loop {
         let (kind, payload) = match writer.keep_alive_during(pieces.recv()).await {
-            Ok(Some(Ok(piece))) => piece,
-            Ok(Some(Err(error))) => return error,
-            Ok(None) => return SnapshotError::Stopped,
-            Err(error) => return failed(error),
+            Some(Ok(piece)) => piece,
+            Some(Err(error)) => return error,
+            None => return SnapshotError::Stopped,
         };
-        if let Err(error) = writer.keep_alive_during(pace.wait(payload.len())).await {
-            return failed(error);
-        }
+        writer.keep_alive_during(pace.wait(payload.len())).await;
         if let Err(error) = writer.send(kind, &payload).await {
-            return failed(error);
+            return ConnectionError::Io(error).into();
         }
         if kind == Kind::Done {
-            return failed(writer.keep_alive().await);
+            match writer.keep_alive().await {}
         }
     }
 }

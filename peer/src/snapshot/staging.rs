@@ -96,6 +96,11 @@ pub(crate) fn discard(slot: &mut Slot) {
     }
 }
 
+/// Whether some of this snapshot is here already.
+pub(super) fn has_begun(slot: &Slot, identity: u128) -> bool {
+    slot.partial.as_ref().is_some_and(|partial| partial.identity == identity)
+}
+
 /// Checks an offer against the disk and makes a place for it.
 pub(super) fn prepare(slot: &mut Slot, config: &PeerConfig, offered: &Offered) -> Result<Prepared, Refusal> {
     let offer = &offered.offer;
@@ -107,7 +112,7 @@ pub(super) fn prepare(slot: &mut Slot, config: &PeerConfig, offered: &Offered) -
     if bytes > bytes_max {
         return Err(Refusal::TooLarge { bytes, bytes_max });
     }
-    if slot.partial.as_ref().is_some_and(|partial| partial.identity != offered.identity) {
+    if !has_begun(slot, offered.identity) {
         discard(slot);
     }
     let there = slot

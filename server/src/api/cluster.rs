@@ -65,7 +65,7 @@ impl cluster_server::Cluster for Cluster {
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
         let request = request.into_inner();
-        let urls = peer_urls(&request.peer_urls).map_err(|error| status(error.into()))?;
+        let urls = peer_urls(&request.peer_urls).map_err(status)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let member = Member {
             id: identity::of_added_member(&urls, now),
@@ -100,7 +100,7 @@ impl cluster_server::Cluster for Cluster {
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
         // etcd does not look at the URLs here; one that nobody can dial would cut the member off.
         let request = request.into_inner();
-        let urls = peer_urls(&request.peer_urls).map_err(|error| status(error.into()))?;
+        let urls = peer_urls(&request.peer_urls).map_err(status)?;
         let members = self.change(codec::cluster::member_update(MemberId(request.id), urls)).await?;
         Ok(Response::new(pb::MemberUpdateResponse { header: self.header(), members: to_wire(&members) }))
     }

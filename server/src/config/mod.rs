@@ -5,6 +5,8 @@
 //! [`Settings`], the form that the rest of the server reads. Refuses: touching disk or network.
 
 mod duration;
+mod gates;
+mod initial_cluster;
 mod url;
 mod validate;
 
@@ -14,6 +16,8 @@ use std::time::Duration;
 use folkmoot_core::limits;
 
 pub use duration::parse_duration;
+pub use gates::{FeatureGates, Gate, parse_bool};
+pub use initial_cluster::{InitialCluster, InitialMember};
 pub use url::{Scheme, ServiceUrl, UrlError};
 pub use validate::ConfigError;
 
@@ -63,7 +67,8 @@ pub struct Config {
     pub listen_peer_urls: Vec<String>,
     /// `--initial-advertise-peer-urls`: what other members are told; empty means not given.
     pub initial_advertise_peer_urls: Vec<String>,
-    /// `--initial-cluster`: `name=url,name=url`; empty means this member alone.
+    /// `--initial-cluster`: `name=url,name=url`, a name may come again with another URL; empty means
+    /// this member alone.
     pub initial_cluster: String,
     /// `--initial-cluster-token`: salt of the member and cluster ids of a new cluster.
     pub initial_cluster_token: String,
@@ -73,8 +78,24 @@ pub struct Config {
     pub heartbeat_ms: u64,
     /// `--election-timeout` in milliseconds.
     pub election_ms: u64,
-    /// `--snapshot-count`: accepted for compatibility; the log is purged by bytes here.
+    /// `--initial-election-tick-advance`: accepted for compatibility.
+    pub initial_election_tick_advance: bool,
+    /// `--pre-vote`: whether a member asks if it could win before it calls an election.
+    pub pre_vote: bool,
+    /// `--strict-reconfig-check`: refuse changes of the members that would cost the quorum.
+    pub strict_reconfig_check: bool,
+    /// `--max-learners`: members at a time that only listen.
+    pub max_learners: usize,
+    /// `--snapshot-count`: applied entries between two snapshots.
     pub snapshot_count: u64,
+    /// `--snapshot-catchup-entries`: log entries kept for members that lag behind.
+    pub snapshot_catchup_entries: u64,
+    /// `--feature-gates`.
+    pub feature_gates: FeatureGates,
+    /// `--experimental-initial-corrupt-check`, the older spelling of a gate; `None`: not given.
+    pub experimental_initial_corrupt_check: Option<bool>,
+    /// `--auto-repair`: a member that finds its store damaged takes it anew from another one.
+    pub auto_repair: bool,
     /// `--quota-backend-bytes`: 0 means 2 GiB, below 0 none.
     pub quota_backend_bytes: i64,
     /// `--max-txn-ops`.
@@ -125,7 +146,15 @@ impl Default for Config {
             initial_cluster_state: "new".into(),
             heartbeat_ms: 100,
             election_ms: 1000,
+            initial_election_tick_advance: true,
+            pre_vote: true,
+            strict_reconfig_check: true,
+            max_learners: 1,
             snapshot_count: 10_000,
+            snapshot_catchup_entries: 5_000,
+            feature_gates: FeatureGates::default(),
+            experimental_initial_corrupt_check: None,
+            auto_repair: false,
             quota_backend_bytes: 0,
             max_txn_ops: limits::TXN_OPS_MAX_DEFAULT,
             max_request_bytes: limits::REQUEST_BYTES_MAX_DEFAULT,
@@ -158,6 +187,15 @@ impl Config {
     }
 }
 
+/// Whether a member without data starts a new cluster or joins one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClusterState {
+    /// It starts a new cluster, with the other initial members.
+    New,
+    /// It joins, having been added there.
+    Existing,
+}
+
 /// When old history is compacted without being asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AutoCompaction {
@@ -178,8 +216,17 @@ pub struct Settings {
     pub listen_client: Vec<ServiceUrl>,
     /// What clients are told; empty means: where the listeners ended up.
     pub advertise_client: Vec<String>,
+    /// Where other members are accepted.
+    pub listen_peer: Vec<ServiceUrl>,
     /// This member's peer URLs.
     pub advertise_peer: Vec<String>,
+    /// Whether the initial cluster is new. Of interest only for a member without data.
+    pub cluster_state: ClusterState,
+    /// The members of a new cluster, or of the one that is joined; this one is among them. Of
+    /// interest only for a member without data.
+    pub initial_cluster: InitialCluster,
+    /// Whether the store is compared with other members' before this one serves.
+    pub initial_corrupt_check: bool,
     /// Automatic compaction.
     pub auto_compaction: AutoCompaction,
     /// Largest store in bytes; `None` without a quota.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use folkmoot_core::limits;
 
 use super::{
-    AutoCompaction, Config, LISTEN_CLIENT_URL_DEFAULT, LISTEN_PEER_URL_DEFAULT, QUOTA_BYTES_DEFAULT, Scheme,
-    ServiceUrl, Settings, parse_duration,
+    AutoCompaction, ClusterState, Config, Gate, InitialCluster, LISTEN_CLIENT_URL_DEFAULT,
+    LISTEN_PEER_URL_DEFAULT, QUOTA_BYTES_DEFAULT, Scheme, ServiceUrl, Settings, parse_duration,
 };
 
 /// Why a configuration cannot be used; names the flag to change.
@@ -29,27 +29,33 @@ impl Config {
     /// # Errors
     /// The first thing found wrong.
     pub fn validate(&self) -> Result<Settings, ConfigError> {
+        let initial_corrupt_check = self.read_initial_corrupt_check()?;
+        let listen_peer = bindable("--listen-peer-urls", &self.listen_peer_urls)?;
         let listen_client = bindable("--listen-client-urls", &self.listen_client_urls)?;
-        bindable("--listen-peer-urls", &self.listen_peer_urls)?;
         let advertise_peer = self.advertised_peer_urls()?;
         let advertise_client = self.advertised_client_urls()?;
-        match self.initial_cluster_state.as_str() {
-            "new" => {}
-            "existing" => {
-                return refuse(
-                    "--initial-cluster-state=existing is not supported yet: this version runs one member alone",
-                );
-            }
+        let cluster_state = match self.initial_cluster_state.as_str() {
+            "new" => ClusterState::New,
+            "existing" => ClusterState::Existing,
             other => return refuse(format!("unexpected clusterState {other:?}")),
-        }
+        };
         self.check_timing()?;
         let auto_compaction = self.read_auto_compaction()?;
-        self.check_initial_cluster(&advertise_peer)?;
+        self.check_gates()?;
+        let initial_cluster = match self.initial_cluster.as_str() {
+            "" => InitialCluster::alone(&self.name, &advertise_peer),
+            text => InitialCluster::parse(text)?,
+        };
+        initial_cluster.check(&self.name, &advertise_peer, cluster_state)?;
         self.check_bounds()?;
         Ok(Settings {
             listen_client,
             advertise_client,
+            listen_peer,
             advertise_peer,
+            cluster_state,
+            initial_cluster,
+            initial_corrupt_check,
             auto_compaction,
             quota_bytes: match self.quota_backend_bytes {
                 0 => Some(QUOTA_BYTES_DEFAULT as u64),
@@ -155,51 +161,25 @@ impl Config {
         }
     }
 
-    fn check_initial_cluster(&self, advertise_peer: &[String]) -> Result<(), ConfigError> {
-        if self.initial_cluster.is_empty() {
-            return Ok(());
+    fn read_initial_corrupt_check(&self) -> Result<bool, ConfigError> {
+        let gate = Gate::InitialCorruptCheck;
+        match (self.experimental_initial_corrupt_check, self.feature_gates.given(gate)) {
+            (Some(_), Some(_)) => refuse(
+                "cannot specify both flags: --experimental-initial-corrupt-check=(true|false) and \
+                 --feature-gates=InitialCorruptCheck=(true|false) at the same time, please just use \
+                 --feature-gates=InitialCorruptCheck=(true|false)",
+            ),
+            (Some(on), None) => Ok(on),
+            (None, _) => Ok(self.feature_gates.is_on(gate)),
         }
-        let mut own = Vec::new();
-        for part in self.initial_cluster.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            let (name, url) = part.split_once('=').ok_or_else(|| {
-                ConfigError(format!("error setting up initial cluster: empty URL given for {part:?}"))
-            })?;
-            let url = ServiceUrl::parse(url)
-                .map_err(|error| ConfigError(format!("error setting up initial cluster: {error}")))?;
-            if name == self.name {
-                own.push(url.to_string());
-            } else {
-                return refuse(format!(
-                    "--initial-cluster names other members than {:?}, which is not supported yet: this version \
-                     runs one member alone; name={name}",
-                    self.name
-                ));
-            }
-        }
-        if own.is_empty() {
-            return refuse(format!(
-                "couldn't find local name {:?} in the initial cluster configuration",
-                self.name
-            ));
-        }
-        for url in &own {
-            if !advertise_peer.contains(url) {
-                return refuse(format!(
-                    "--initial-cluster has {}={url} but missing from --initial-advertise-peer-urls={} \
-                     (resolved urls: {url:?} != {:?})",
-                    self.name,
-                    advertise_peer.join(","),
-                    advertise_peer.join(","),
-                ));
-            }
-        }
-        for url in advertise_peer {
-            if !own.contains(url) {
-                return refuse(format!(
-                    "--initial-advertise-peer-urls has {url} but missing from --initial-cluster={}",
-                    self.initial_cluster
-                ));
-            }
+    }
+
+    fn check_gates(&self) -> Result<(), ConfigError> {
+        let is_on = |gate| self.feature_gates.is_on(gate);
+        if is_on(Gate::LeaseCheckpointPersist) && !is_on(Gate::LeaseCheckpoint) {
+            return refuse(
+                "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
+            );
         }
         Ok(())
     }
@@ -244,6 +224,7 @@ fn bindable(flag: &str, urls: &[String]) -> Result<Vec<ServiceUrl>, ConfigError>
 
 #[cfg(test)]
 mod tests {
+    use super::super::FeatureGates;
     use super::*;
 
     fn refusal(change: impl FnOnce(&mut Config)) -> String {
@@ -293,19 +274,114 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_that_lacks_this_member_is_refused() {
-        assert!(
-            refusal(|c| {
-                c.initial_cluster = ",".into();
-            })
-            .starts_with("couldn't find local name \"default\"")
+    fn a_member_without_an_initial_cluster_is_alone_in_it() {
+        let settings = Config::default().validate().unwrap();
+        assert_eq!(settings.cluster_state, ClusterState::New);
+        assert_eq!(settings.initial_cluster.to_string(), "default=http://localhost:2380");
+        let config = Config {
+            name: "a".into(),
+            initial_advertise_peer_urls: vec!["http://h:2".into(), "http://h:1".into()],
+            ..Config::default()
+        };
+        assert_eq!(config.validate().unwrap().initial_cluster.to_string(), "a=http://h:1,a=http://h:2");
+    }
+
+    #[test]
+    fn a_member_of_several_starts_with_them_or_joins_them() {
+        let mut config = Config {
+            name: "b".into(),
+            listen_peer_urls: vec!["http://127.0.0.1:7002".into(), "http://[::1]:7002".into()],
+            initial_advertise_peer_urls: vec!["http://127.0.0.1:7002".into()],
+            initial_cluster: "a=http://127.0.0.1:7001,b=http://127.0.0.1:7002".into(),
+            ..Config::default()
+        };
+        let settings = config.validate().unwrap();
+        assert_eq!(settings.initial_cluster.members.len(), 2);
+        let listen: Vec<_> = settings.listen_peer.iter().map(ToString::to_string).collect();
+        assert_eq!(listen, config.listen_peer_urls);
+        config.initial_cluster_state = "existing".into();
+        assert_eq!(config.validate().unwrap().cluster_state, ClusterState::Existing);
+    }
+
+    #[test]
+    fn an_initial_cluster_that_does_not_fit_is_refused() {
+        assert_eq!(
+            refusal(|c| c.initial_cluster = ",".into()),
+            "couldn't find local name \"default\" in the initial cluster configuration"
         );
         assert!(
-            refusal(|c| {
-                c.initial_cluster = "default=http://127.0.0.1:7".into();
-            })
-            .starts_with("--initial-cluster has default=http://127.0.0.1:7 but missing")
+            refusal(|c| c.initial_cluster = "default=http://127.0.0.1:7".into())
+                .starts_with("--initial-cluster has default=http://127.0.0.1:7 but missing")
         );
+        assert_eq!(
+            refusal(|c| c.initial_cluster = "default=http://localhost:2380,b=http://localhost:2380".into()),
+            "initial cluster b=http://localhost:2380,default=http://localhost:2380 has duplicate url"
+        );
+        assert_eq!(
+            refusal(|c| c.initial_cluster = "default".into()),
+            "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: "
+        );
+    }
+
+    #[test]
+    fn peer_urls_are_refused_in_etcds_words() {
+        assert_eq!(
+            refusal(|c| c.listen_peer_urls = vec!["http://example.com:1".into()]),
+            "expected IP in URL for binding (http://example.com:1)"
+        );
+        assert_eq!(
+            refusal(|c| c.initial_advertise_peer_urls = vec!["http://:2380".into()]),
+            "--initial-advertise-peer-urls \"http://:2380\" must be \"host:port\" (unexpected empty host (http://:2380))"
+        );
+    }
+
+    #[test]
+    fn the_first_check_that_fails_is_named_in_etcds_order() {
+        // Each of these is undone again, and the next one shows.
+        let mut config = Config {
+            listen_peer_urls: vec!["http://example.com:1".into()],
+            initial_advertise_peer_urls: vec!["http://:2380".into()],
+            initial_cluster_state: "old".into(),
+            heartbeat_ms: 0,
+            auto_compaction_mode: String::new(),
+            feature_gates: FeatureGates::parse("LeaseCheckpointPersist=true").unwrap(),
+            initial_cluster: "b=http://h:1".into(),
+            ..Config::default()
+        };
+        let good = Config::default();
+        let starts = |config: &Config, words: &str| {
+            let refusal = config.validate().expect_err("is refused").0;
+            assert!(refusal.starts_with(words), "{refusal}");
+        };
+        starts(&config, "expected IP in URL");
+        config.listen_peer_urls = good.listen_peer_urls;
+        starts(&config, "--initial-advertise-peer-urls");
+        config.initial_advertise_peer_urls = good.initial_advertise_peer_urls;
+        starts(&config, "unexpected clusterState");
+        config.initial_cluster_state = good.initial_cluster_state;
+        starts(&config, "--heartbeat-interval");
+        config.heartbeat_ms = good.heartbeat_ms;
+        starts(&config, "undefined auto-compaction-mode");
+        config.auto_compaction_mode = good.auto_compaction_mode;
+        starts(&config, "enabling feature gate LeaseCheckpointPersist requires");
+        config.feature_gates = good.feature_gates;
+        starts(&config, "couldn't find local name");
+        config.initial_cluster = good.initial_cluster;
+        config.validate().unwrap();
+    }
+
+    #[test]
+    fn the_initial_corrupt_check_has_two_spellings_of_which_one_may_be_used() {
+        let mut config = Config::default();
+        let read = |config: &Config| config.validate().map(|settings| settings.initial_corrupt_check);
+        assert_eq!(read(&config), Ok(false));
+        config.experimental_initial_corrupt_check = Some(true);
+        assert_eq!(read(&config), Ok(true));
+        config.feature_gates = FeatureGates::parse("InitialCorruptCheck=true").unwrap();
+        let refusal = read(&config).expect_err("both").0;
+        assert!(refusal.starts_with("cannot specify both flags: --experimental-initial-corrupt-check="));
+        config.experimental_initial_corrupt_check = None;
+        assert_eq!(read(&config), Ok(true));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Published {
     learner: AtomicBool,
     corrupt: AtomicBool,
     removed_self: watch::Sender<bool>,
+    /// Others whose states were compared with this one's, and whether this one came out wrong.
+    comparison: watch::Sender<(usize, bool)>,
     leader_since: RwLock<Instant>,
     state_hash: RwLock<(u64, u64)>,
     no_space: AtomicBool,
@@ -56,6 +58,7 @@ impl Published {
             learner: AtomicBool::new(false),
             corrupt: AtomicBool::new(false),
             removed_self: watch::Sender::new(false),
+            comparison: watch::Sender::new((0, false)),
             leader_since: RwLock::new(Instant::now()),
             state_hash: RwLock::new((0, 0)),
             no_space: AtomicBool::new(false),
@@ -77,6 +80,8 @@ impl Published {
         self.sole_leader.store(status.sole_leader, Ordering::Release);
         self.learner.store(status.learner, Ordering::Release);
         self.corrupt.store(status.corrupt, Ordering::Release);
+        let comparison = (status.compared, status.corrupt);
+        self.comparison.send_if_modified(|known| std::mem::replace(known, comparison) != comparison);
         *self.state_hash.write() = (status.state_hash.0.0, status.state_hash.1);
         let lists = self.lists.read();
         let changed = !Arc::ptr_eq(&lists.members, &status.members)
@@ -148,6 +153,12 @@ impl Published {
     /// Since when this member knows its present leader, or that there is none.
     pub fn leader_since(&self) -> Instant {
         *self.leader_since.read()
+    }
+
+    /// With how many others this member's state was compared, and whether it came out wrong; to
+    /// wait for a change of.
+    pub fn comparison(&self) -> watch::Receiver<(usize, bool)> {
+        self.comparison.subscribe()
     }
 
     /// Log index and hash of the state at it.

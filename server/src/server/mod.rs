@@ -146,7 +146,7 @@ impl Server {
         let (node, fate) = (self.node.clone(), self.fate.clone());
         runtimes.spawn(async move {
             let result = tokio::select! {
-                () = announce(&node) => Ok(()),
+                checked = announce(&node) => checked,
                 () = removed(&node) => Ok(()),
                 reason = fate.failed() => Err(reason),
             };
@@ -317,8 +317,15 @@ async fn removed(node: &NodeHandle) {
     let _ = removed.wait_for(|removed| *removed).await;
 }
 
-async fn announce(node: &NodeHandle) {
+/// Tells the cluster who this member is, once there is a leader to tell.
+///
+/// # Errors
+/// The state of this member was to be compared first, and is wrong.
+async fn announce(node: &NodeHandle) -> Result<(), String> {
     let settings = node.settings();
+    if settings.initial_corrupt_check {
+        check_state(node).await?;
+    }
     let publish = codec::cluster::publish(&Member {
         id: node.member_id(),
         name: settings.config.name.clone(),
@@ -333,6 +340,32 @@ async fn announce(node: &NodeHandle) {
     if node.status().cluster_version().is_empty() {
         let version = Command { kind: Kind::ClusterVersion, body: CLUSTER_VERSION.into() };
         propose_until_done(node, version, "set the cluster version").await;
+    }
+    Ok(())
+}
+
+/// Waits until this member's state was compared with another's, which needs one that runs and has
+/// not forgotten the index at which this one stopped.
+async fn check_state(node: &NodeHandle) -> Result<(), String> {
+    if node.status().members().len() < 2 {
+        return Ok(());
+    }
+    let mut comparison = node.status().comparison();
+    let compared = comparison.wait_for(|(compared, wrong)| *compared > 0 || *wrong);
+    let found = tokio::time::timeout(node.settings().request_timeout, compared).await;
+    match found {
+        Ok(Ok(found)) if found.1 => {
+            Err(format!("{} found data inconsistency with peers", node.member_id()))
+        }
+        Ok(Ok(_)) => {
+            tracing::info!("finished initial corruption check: no corruption found");
+            Ok(())
+        }
+        // As in etcd, a peer that cannot be asked keeps nobody from starting.
+        Ok(Err(_)) | Err(_) => {
+            tracing::warn!("no other member could be asked; the initial corruption check was left out");
+            Ok(())
+        }
     }
 }
 

@@ -24,6 +24,10 @@ use crate::tasks::{Fate, spawn_thread};
 use crate::upkeep;
 use crate::watch::{HubHandle, WakePort, hub_thread};
 
+/// How fast a snapshot is sent at most: fast enough for ten gigabytes in under two minutes, and
+/// slow enough to leave disk and network to the leader's work.
+const SNAPSHOT_BYTES_PER_SECOND: u64 = 96 << 20;
+
 /// The member's own threads and how each is told to end.
 pub struct Threads {
     inbox: Arc<Inbox>,
@@ -103,7 +107,7 @@ pub fn start(settings: Settings, opened: Opened, peer_listeners: Vec<TcpListener
         snapshots: Arc::clone(&snapshots),
         inbox: Arc::clone(&inbox),
         published: Arc::clone(&published),
-        snapshot_rate: None,
+        snapshot_rate: Some(SNAPSHOT_BYTES_PER_SECOND),
     };
     let (peers, peers_thread) = peer::start(setup, &fate).map_err(StartError::Thread)?;
     match node.status().members.is_empty() {

@@ -92,6 +92,21 @@ enum Found {
 }
 
 impl DataDir {
+    /// Whether there is a data directory that a member has used: then its settings do not say any
+    /// more who it is. Changes nothing.
+    pub fn has_data(path: &Path) -> Result<bool, StorageError> {
+        match inspect(path)? {
+            Found::Nothing => Ok(false),
+            Found::Whole(_) => {
+                let engine = engines::current(path)?;
+                let untouched = engine == EngineNumber::FIRST
+                    && is_empty(&path.join(WAL))?
+                    && is_empty(&path.join(engine.to_string()))?;
+                Ok(!untouched)
+            }
+        }
+    }
+
     /// Opens a data directory, or makes one.
     pub fn open(path: &Path, options: OpenOptions) -> Result<Self, StorageError> {
         // Before anything is touched.

@@ -128,12 +128,11 @@ fn members_have_the_names_of_the_protocol() {
         client_urls: vec!["http://c:1".into()],
         is_learner: false,
     };
-    let response = MemberListResponse { header: None, members: vec![member] };
     let wanted = concat!(
         r#"{"members":[{"ID":13668033151171901709,"name":"default","#,
         r#""peerURLs":["http://p:1"],"clientURLs":["http://c:1"]}]}"#
     );
-    assert_eq!(member_list(&response).to_string(), wanted);
+    assert_eq!(members(None, None, &[member]).to_string(), wanted);
 }
 
 #[test]
