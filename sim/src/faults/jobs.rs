@@ -162,7 +162,7 @@ impl World {
         }
         let Some(at) = self.storm.jobs.iter().find(|(_, job)| job.call == Some(call)).map(|(at, _)| *at)
         else {
-            return;
+            return self.note(|| format!("an administrator hears: {answer:?}"));
         };
         let Some(mut job) = self.storm.jobs.remove(&at) else { return };
         job.call = None;

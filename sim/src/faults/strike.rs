@@ -243,7 +243,7 @@ impl World {
     /// A bit of a member's state in memory flips.
     fn spoil_state(&mut self, at: usize, random: &mut Random) {
         let struck = self.one(random);
-        if !self.may_lose_disk() {
+        if !self.may_spoil() {
             return;
         }
         let host = &mut self.hosts[struck];

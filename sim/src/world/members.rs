@@ -21,8 +21,25 @@ impl World {
         advanced.map(|node| node.status().members.as_ref().clone()).unwrap_or_default()
     }
 
-    /// Whether one more voter may lose its disk: a majority must keep theirs.
+    /// Whether a member's state may be spoiled: all others must be there and sound, or nobody could
+    /// tell who is wrong.
+    pub fn may_spoil(&self) -> bool {
+        let members = self.members();
+        members.len() >= 3
+            && members.iter().all(|member| {
+                self.place_of(member.id).is_some_and(|at| {
+                    let host = &self.hosts[at];
+                    !host.gone && !host.damaged && !host.spoiled
+                })
+            })
+    }
+
+    /// Whether one more voter may lose its disk: a majority must keep theirs, and whoever has a
+    /// wrong state needs others to tell it so.
     pub fn may_lose_disk(&self) -> bool {
+        if self.hosts.iter().any(|host| host.spoiled && !host.gone) {
+            return false;
+        }
         let members = self.members();
         let voters = members.iter().filter(|member| !member.learner);
         let (mut count, mut bad) = (0, 0);

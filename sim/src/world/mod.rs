@@ -357,11 +357,11 @@ impl World {
             if host.spoiled {
                 return Err(format!("the state of member {} is still wrong", host.id));
             }
-            if status.members != self.hosts[leader].status_members() {
-                return Err(format!("member {} knows other members than the leader", host.id));
-            }
             if host.applied() != applied {
                 return Err(format!("member {} applied {} of {applied}", host.id, host.applied()));
+            }
+            if status.members != self.hosts[leader].status_members() {
+                return Err(format!("member {} knows other members than the leader", host.id));
             }
         }
         self.clients_are_quiet()
