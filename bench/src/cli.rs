@@ -30,6 +30,7 @@ pub enum Command {
     /// Run Folkmoot and etcd in turn on this machine and print the ratios.
     #[command(after_help = "Examples:\n  \
         folkmoot-bench compare --folkmoot target/release/folkmoot --etcd /usr/bin/etcd --quick\n  \
+        folkmoot-bench compare --folkmoot target/release/folkmoot --members 3 --by-thread\n  \
         folkmoot-bench compare --folkmoot target/release/folkmoot --etcd /usr/bin/etcd \\\n      \
         --out-json compare.json --out-md compare.md --work-dir /var/tmp")]
     Compare(CompareArgs),
@@ -41,9 +42,9 @@ pub struct RunArgs {
     /// What to send.
     #[arg(value_enum)]
     workload: Workload,
-    /// Server as host:port, without TLS.
-    #[arg(long, default_value = "127.0.0.1:2379")]
-    endpoint: String,
+    /// Server as host:port, without TLS; of several, the connections are dealt to them in turn.
+    #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:2379")]
+    endpoint: Vec<String>,
     /// HTTP/2 connections.
     #[arg(long, default_value_t = Spec::default().connections)]
     connections: usize,
@@ -88,9 +89,9 @@ pub struct RunArgs {
     /// Do not load missing keys before the run.
     #[arg(long)]
     no_preload: bool,
-    /// Server process on this machine, to read its CPU time and memory.
-    #[arg(long)]
-    pid: Option<u32>,
+    /// Server processes on this machine, to read their CPU time and memory.
+    #[arg(long, value_delimiter = ',')]
+    pid: Vec<u32>,
     /// Start of the random sequence of keys.
     #[arg(long, default_value_t = Spec::default().seed)]
     seed: u64,
@@ -110,7 +111,11 @@ impl RunArgs {
         };
         Spec {
             workload: self.workload,
-            endpoint: self.endpoint.trim_start_matches("http://").trim_end_matches('/').to_owned(),
+            endpoints: self
+                .endpoint
+                .iter()
+                .map(|url| url.trim_start_matches("http://").trim_end_matches('/').to_owned())
+                .collect(),
             connections: self.connections,
             in_flight: self.in_flight.unwrap_or(in_flight),
             threads: self.threads,
@@ -125,7 +130,7 @@ impl RunArgs {
             leases: self.leases,
             batch: self.batch,
             preload: !self.no_preload,
-            pid: self.pid,
+            pids: self.pid.clone(),
             seed: self.seed,
         }
     }
@@ -140,6 +145,15 @@ pub struct CompareArgs {
     /// etcd's program.
     #[arg(long, default_value = "/usr/bin/etcd")]
     pub etcd: PathBuf,
+    /// Members of each cluster.
+    #[arg(long, default_value_t = 1, value_parser = parse_members)]
+    pub members: usize,
+    /// Connect clients to all members in turn, not to the leader only.
+    #[arg(long)]
+    pub spread: bool,
+    /// Show where each member's CPU time goes, by thread.
+    #[arg(long)]
+    pub by_thread: bool,
     /// Write all values as JSON.
     #[arg(long)]
     pub out_json: Option<PathBuf>,
@@ -167,6 +181,14 @@ pub struct CompareArgs {
     /// Date for the table, as YYYY-MM-DD; today (UTC) if absent.
     #[arg(long)]
     pub date: Option<String>,
+}
+
+/// A number of members that can be started here.
+fn parse_members(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(members @ 1..=7) => Ok(members),
+        _ => Err(format!("not a number of members from 1 to 7: text={text}")),
+    }
 }
 
 /// A number with the unit ms, s or m.
@@ -211,11 +233,12 @@ mod tests {
 
     #[test]
     fn an_endpoint_may_be_given_as_a_url() {
-        let cli = Cli::parse_from(["folkmoot-bench", "run", "put", "--endpoint", "http://[::1]:1/"]);
+        let line = ["folkmoot-bench", "run", "put", "--endpoint", "http://[::1]:1/,127.0.0.1:2"];
+        let cli = Cli::parse_from(line);
         let Command::Run(run) = cli.command else {
             panic!("not a run");
         };
-        assert_eq!(run.spec().endpoint, "[::1]:1");
+        assert_eq!(run.spec().endpoints, ["[::1]:1", "127.0.0.1:2"]);
     }
 
     #[test]

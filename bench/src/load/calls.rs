@@ -1,6 +1,7 @@
 //! A known sequence of unary calls, made as fast as the server answers: loading keys, granting
 //! and revoking leases. The first failure stops it.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -10,11 +11,11 @@ use tokio::task::JoinSet;
 use super::SharedRecorder;
 use crate::wire::{CallError, Channel, Method};
 
-/// Connects `count` times.
-pub async fn connect(endpoint: &str, count: usize) -> Result<Vec<Channel>, CallError> {
-    let mut channels = Vec::with_capacity(count);
-    for _ in 0..count {
-        channels.push(Channel::connect(endpoint).await?);
+/// Makes the connections with these numbers, dealt to the endpoints in turn.
+pub async fn connect(endpoints: &[String], numbers: Range<usize>) -> Result<Vec<Channel>, CallError> {
+    let mut channels = Vec::with_capacity(numbers.len());
+    for number in numbers {
+        channels.push(Channel::connect(&endpoints[number % endpoints.len()]).await?);
     }
     Ok(channels)
 }

@@ -22,11 +22,11 @@ const PUT_OVERHEAD_BYTES: usize = 64;
 
 /// Loads the keys of the spec and reports keys a second.
 pub async fn fill(spec: &Spec) -> Result<Report, LoadError> {
-    let channels = connect(&spec.endpoint, spec.connections).await?;
+    let channels = connect(&spec.endpoints, 0..spec.connections).await?;
     let from = Instant::now();
     let window = Window { from, until: from + FAR };
     let recorder = SharedRecorder::new(window, Loop::Closed);
-    let meter = Meter::start(spec.pid)?;
+    let meter = Meter::start(&spec.pids)?;
     load(spec, &channels, KEY_PREFIX, spec.key_count, Some(&recorder)).await?;
     let used = meter.stop()?;
     let total: &Recorder = &recorder.lock();
@@ -41,7 +41,7 @@ pub(super) async fn ensure_keys(spec: &Spec) -> Result<(), LoadError> {
 /// Loads the keys of the list workload, unless they are all there.
 pub(super) async fn ensure_list(spec: &Spec) -> Result<(), LoadError> {
     ensure(spec, LIST_PREFIX, spec.list_count).await?;
-    let found = count(&spec.endpoint, LIST_PREFIX).await?;
+    let found = count(spec.endpoint(), LIST_PREFIX).await?;
     if found != spec.list_count {
         return Err(LoadError::Setting(format!(
             "prefix holds other keys than --list-count says: prefix={LIST_PREFIX} found={found} \
@@ -58,15 +58,15 @@ pub async fn count_keys(endpoint: &str) -> Result<u64, CallError> {
 }
 
 async fn ensure(spec: &Spec, prefix: &str, wanted: u64) -> Result<(), LoadError> {
-    if !spec.preload || count(&spec.endpoint, prefix).await? >= wanted {
+    if !spec.preload || count(spec.endpoint(), prefix).await? >= wanted {
         return Ok(());
     }
-    let channels = connect(&spec.endpoint, spec.connections).await?;
+    let channels = connect(&spec.endpoints, 0..spec.connections).await?;
     load(spec, &channels, prefix, wanted, None).await
 }
 
 async fn count(endpoint: &str, prefix: &str) -> Result<u64, CallError> {
-    let method = Method::new(endpoint, "/etcdserverpb.KV/Range")?;
+    let method = Method::new("/etcdserverpb.KV/Range");
     let request = payload::list(prefix, true).fill(0, &mut Arena::default());
     let answer = Channel::connect(endpoint).await?.unary(&method, request).await?;
     let response = pb::RangeResponse::decode(answer)?;
@@ -82,7 +82,7 @@ async fn load(
 ) -> Result<(), LoadError> {
     let batch = batch_size(spec.batch, spec.value_bytes);
     let path = if batch == 1 { "/etcdserverpb.KV/Put" } else { "/etcdserverpb.KV/Txn" };
-    let method = Method::new(&spec.endpoint, path)?;
+    let method = Method::new(path);
     let value = payload::value(spec.value_bytes);
     let requests = batches(prefix, wanted, batch, &value);
     // A batch is as much work as many puts: fewer in flight keep the server just as busy, and
