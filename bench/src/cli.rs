@@ -17,7 +17,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The two uses of this tool.
+/// The uses of this tool.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run one workload against a server that is already there.
@@ -34,6 +34,16 @@ pub enum Command {
         folkmoot-bench compare --folkmoot target/release/folkmoot --etcd /usr/bin/etcd \\\n      \
         --out-json compare.json --out-md compare.md --work-dir /var/tmp")]
     Compare(CompareArgs),
+    /// Grant many leases on a cluster and keep all of them alive.
+    #[command(after_help = "Examples:\n  \
+        folkmoot-bench leases --folkmoot target/release/folkmoot\n  \
+        folkmoot-bench leases --folkmoot target/release/folkmoot --leases 100000 --duration 70s")]
+    Leases(LeasesArgs),
+    /// Fill a cluster, add a member, and watch the leader while the new member catches up.
+    #[command(after_help = "Examples:\n  \
+        folkmoot-bench catch-up --folkmoot target/release/folkmoot\n  \
+        folkmoot-bench catch-up --folkmoot target/release/folkmoot --etcd /usr/bin/etcd --gib 10")]
+    CatchUp(CatchUpArgs),
 }
 
 /// Settings of one run.
@@ -181,6 +191,92 @@ pub struct CompareArgs {
     /// Date for the table, as YYYY-MM-DD; today (UTC) if absent.
     #[arg(long)]
     pub date: Option<String>,
+}
+
+/// The cluster that something is measured on.
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    /// Folkmoot's program.
+    #[arg(long)]
+    pub folkmoot: Option<PathBuf>,
+    /// etcd's program, to measure it as well, after Folkmoot.
+    #[arg(long)]
+    pub etcd: Option<PathBuf>,
+    /// Members.
+    #[arg(long, default_value_t = 3, value_parser = parse_members)]
+    pub members: usize,
+    /// Where data directories are made and removed again; must be on a real disk.
+    #[arg(long, default_value = "/var/tmp")]
+    pub work_dir: PathBuf,
+    /// Also write the result as JSON.
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+}
+
+/// Settings of the lease measurement.
+#[derive(Debug, Args)]
+pub struct LeasesArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Leases.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub leases: u64,
+    /// Time to live of each, in seconds.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(3..))]
+    pub ttl: u64,
+    /// Keepalive streams, each on a connection of its own.
+    #[arg(long, default_value_t = 8)]
+    pub streams: usize,
+    /// Connections that grant.
+    #[arg(long, default_value_t = 4)]
+    pub connections: usize,
+    /// Unanswered grants on each of them.
+    #[arg(long, default_value_t = 64)]
+    pub in_flight: usize,
+    /// How long all leases are kept once they are granted.
+    #[arg(long, default_value = "90s", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// Leases asked about at the end.
+    #[arg(long, default_value_t = 10_000)]
+    pub samples: u64,
+    /// Connect to all members in turn, not to the leader only.
+    #[arg(long)]
+    pub spread: bool,
+}
+
+/// Settings of the catch-up measurement.
+#[derive(Debug, Args)]
+pub struct CatchUpArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// GiB of values to fill the cluster with.
+    #[arg(long, default_value_t = 1.0)]
+    pub gib: f64,
+    /// Bytes of each of them.
+    #[arg(long, default_value_t = 16_384, value_parser = parse_value_bytes)]
+    pub value_bytes: usize,
+    /// Small puts a second to the leader meanwhile.
+    #[arg(long, default_value_t = 1000.0)]
+    pub rate: f64,
+    /// How long puts are measured before the new member is admitted.
+    #[arg(long, default_value = "15s", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// Pause after filling.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    pub rest: Duration,
+    /// Admit the new member as a learner and promote it.
+    #[arg(long)]
+    pub learner: bool,
+}
+
+/// A size that one put can carry.
+fn parse_value_bytes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(bytes @ 1..=1_048_576) => Ok(bytes),
+        _ => Err(format!("not a number of bytes from 1 to 1048576: text={text}")),
+    }
 }
 
 /// A number of members that can be started here.

@@ -174,18 +174,29 @@ impl Cluster {
         through: usize,
         patience: Duration,
     ) -> Result<Duration, ServerError> {
-        while newcomer.learner {
-            let request = pb::MemberPromoteRequest { id: newcomer.id };
+        if newcomer.learner {
+            self.promote(newcomer, through, patience).await?;
+        }
+        self.members[newcomer.index].serving(patience).await?;
+        Ok(newcomer.began.elapsed())
+    }
+
+    async fn promote(
+        &self,
+        newcomer: &Newcomer,
+        through: usize,
+        patience: Duration,
+    ) -> Result<(), ServerError> {
+        let request = pb::MemberPromoteRequest { id: newcomer.id };
+        loop {
             let answer: Result<pb::MemberPromoteResponse, _> =
                 self.members[through].ask("/etcdserverpb.Cluster/MemberPromote", &request).await;
             match answer {
-                Ok(_) => break,
+                Ok(_) => return Ok(()),
                 Err(error) if newcomer.began.elapsed() > patience => return Err(error),
                 Err(_) => sleep(PROMOTE_POLL).await,
             }
         }
-        self.members[newcomer.index].serving(patience).await?;
-        Ok(newcomer.began.elapsed())
     }
 
     fn named_urls(&self) -> String {

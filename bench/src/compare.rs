@@ -22,6 +22,7 @@ use crate::cli::CompareArgs;
 use crate::cluster::{Cluster, Leader, Member, Program, ServerError, Side, program_version, quota_flag};
 use crate::load::{LoadError, Spec, Workload, count_keys, prepare, run};
 use crate::report::Report;
+use crate::scenario::{Error, still_leads, within};
 
 /// A single load that takes longer is given up.
 const RUN_MAX: Duration = Duration::from_secs(900);
@@ -30,17 +31,6 @@ const RUN_MAX: Duration = Duration::from_secs(900);
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct CompareError(String);
-
-/// Why a figure could not be measured.
-#[derive(Debug, thiserror::Error)]
-enum FigureError {
-    #[error(transparent)]
-    Server(#[from] ServerError),
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    #[error("{0}")]
-    Spoiled(String),
-}
 
 /// Sizes of a comparison.
 #[derive(Debug)]
@@ -157,17 +147,6 @@ async fn measure(args: &CompareArgs) -> Result<Comparison, CompareError> {
     })
 }
 
-/// Gives up on a server that neither answers nor fails.
-async fn within<T, E: Into<FigureError>>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, E>>,
-) -> Result<T, FigureError> {
-    match tokio::time::timeout(limit, work).await {
-        Ok(done) => done.map_err(Into::into),
-        Err(_) => Err(FigureError::Spoiled(format!("no end in sight after={limit:?}"))),
-    }
-}
-
 /// A comparison under way.
 struct Bench<'a> {
     args: &'a CompareArgs,
@@ -244,7 +223,7 @@ impl Bench<'_> {
         rustix::fs::sync();
     }
 
-    async fn steady_group(&self, cluster: &Cluster, group: Group) -> Result<Report, FigureError> {
+    async fn steady_group(&self, cluster: &Cluster, group: Group) -> Result<Report, Error> {
         let leader = cluster.leader().await?;
         let mut spec = self.spec(cluster, leader);
         spec.workload = match group {
@@ -256,7 +235,7 @@ impl Bench<'_> {
             Group::WatchFanout => Workload::WatchFanout,
             Group::LeaseKeepalive => Workload::LeaseKeepalive,
             Group::Memory | Group::Restart => {
-                return Err(FigureError::Spoiled("not a steady figure".into()));
+                return Err(Error::Spoiled("not a steady figure".into()));
             }
         };
         match group {
@@ -275,13 +254,7 @@ impl Bench<'_> {
             cluster.members()[leader.index].rest().await?;
         }
         let report = sound(within(RUN_MAX, run(&spec)).await?)?;
-        let after = cluster.leader().await?;
-        if after != leader {
-            return Err(FigureError::Spoiled(format!(
-                "leader changed term_before={} term_after={}",
-                leader.term, after.term
-            )));
-        }
+        still_leads(cluster, leader).await?;
         Ok(report)
     }
 
@@ -368,7 +341,7 @@ impl Bench<'_> {
         rustix::fs::sync();
     }
 
-    async fn load(&mut self, side: Side, cluster: &mut Cluster) -> Result<(), FigureError> {
+    async fn load(&mut self, side: Side, cluster: &mut Cluster) -> Result<(), Error> {
         cluster.start().await?;
         self.versions[side as usize] = Some(cluster.members()[0].status().await?.version);
         let spec = Spec {
@@ -393,7 +366,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    async fn restart(&mut self, side: Side, cluster: &mut Cluster) -> Result<(), FigureError> {
+    async fn restart(&mut self, side: Side, cluster: &mut Cluster) -> Result<(), Error> {
         cluster.stop().await?;
         let clean = cluster.start().await?;
         println!("  restart after SIGTERM: {:.3} s", clean.as_secs_f64());
@@ -421,14 +394,14 @@ impl Bench<'_> {
     }
 
     /// A restart that lost keys is not a restart.
-    async fn complete(&self, cluster: &Cluster) -> Result<(), FigureError> {
+    async fn complete(&self, cluster: &Cluster) -> Result<(), Error> {
         let endpoint = cluster.members()[0].endpoint();
         let count = async { count_keys(&endpoint).await.map_err(LoadError::from) };
         let found = within(RUN_MAX, count).await?;
         if found == self.plan.big_key_count {
             return Ok(());
         }
-        Err(FigureError::Spoiled(format!(
+        Err(Error::Spoiled(format!(
             "keys are missing after the restart found={found} wanted={}",
             self.plan.big_key_count
         )))
@@ -447,11 +420,11 @@ fn by_thread(report: &Report) {
 }
 
 /// A run with failed calls has measured something else.
-fn sound(report: Report) -> Result<Report, FigureError> {
+fn sound(report: Report) -> Result<Report, Error> {
     if report.errors + report.unfinished == 0 {
         return Ok(report);
     }
-    Err(FigureError::Spoiled(format!(
+    Err(Error::Spoiled(format!(
         "calls failed errors={} unfinished={} first_error={}",
         report.errors,
         report.unfinished,

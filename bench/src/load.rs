@@ -23,11 +23,15 @@ use crate::report::{Report, ServerUse, ThreadUse};
 use crate::stats::{Loop, Recorder, Window};
 use crate::wire::CallError;
 
+pub use calls::{call_all, connect};
 pub use fill::count_keys;
 use fill::fill;
 
 /// How long calls may still be answered after the window.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// An end of a window that is not known yet.
+pub const FAR: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What the load consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -155,14 +159,16 @@ pub enum LoadError {
 
 /// The recorder that the tasks of one thread share; never contended.
 #[derive(Debug, Clone)]
-struct SharedRecorder(Arc<Mutex<Recorder>>);
+pub struct SharedRecorder(Arc<Mutex<Recorder>>);
 
 impl SharedRecorder {
-    fn new(window: Window, looping: Loop) -> Self {
+    /// An empty recorder.
+    pub fn new(window: Window, looping: Loop) -> Self {
         Self(Arc::new(Mutex::new(Recorder::new(window, looping))))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Recorder> {
+    /// The recorder itself.
+    pub fn lock(&self) -> MutexGuard<'_, Recorder> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -246,6 +252,38 @@ pub async fn prepare(spec: &Spec) -> Result<(), LoadError> {
         }
         Workload::WatchFanout | Workload::LeaseKeepalive | Workload::Fill => Ok(()),
     }
+}
+
+/// Makes the spec's unary calls by the clock until `end` is done, and returns what it gave as well.
+/// Length and warm-up of the spec do not matter.
+pub async fn run_until<T>(spec: &Spec, end: impl Future<Output = T>) -> Result<(Report, T), LoadError> {
+    check(spec)?;
+    let rate = spec.rate.ok_or_else(|| LoadError::Setting("a rate is needed: name=--rate".into()))?;
+    let load = unary::Load::connect(spec, Share { index: 0, of: 1 }).await?;
+    let from = Instant::now();
+    let window = Window { from, until: from + FAR };
+    let recorder = SharedRecorder::new(window, spec.looping());
+    let queue = Arc::new(Queue::default());
+    let meter = Meter::start(&spec.pids)?;
+    let mut pacer = JoinSet::new();
+    pacer.spawn(pace(Schedule::new(from, window.until, rate), Arc::clone(&queue)));
+    let mut driving = Box::pin(load.drive(Starts::Open(Arc::clone(&queue)), &recorder, window.until.into()));
+    let ended = tokio::select! {
+        ended = end => ended,
+        // Workers give up when their connection breaks.
+        () = &mut driving => {
+            let reason = recorder.lock().first_error().unwrap_or("none").to_owned();
+            return Err(LoadError::Nothing(reason));
+        }
+    };
+    let used = meter.stop()?;
+    pacer.shutdown().await;
+    queue.close();
+    if tokio::time::timeout(DRAIN, driving).await.is_err() {
+        recorder.lock().failed(&"calls were not answered in time");
+    }
+    let total: &Recorder = &recorder.lock();
+    Ok((Report::new(spec, total, total.ops(), &used), ended))
 }
 
 /// Runs the workload; must be called inside a tokio runtime.

@@ -15,6 +15,7 @@ mod pace;
 mod payload;
 mod procfs;
 mod report;
+mod scenario;
 mod stats;
 mod wire;
 
@@ -58,6 +59,8 @@ async fn command(command: Command) -> Result<ExitCode, String> {
     match command {
         Command::Run(args) => run(&args).await,
         Command::Compare(args) => compare::compare(&args).await.map_err(|error| error.to_string()),
+        Command::Leases(args) => scenario::leases::leases(&args).await,
+        Command::CatchUp(args) => scenario::catch_up::catch_up(&args).await,
     }
 }
 

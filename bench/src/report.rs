@@ -98,12 +98,13 @@ impl ThreadUse {
             })
             .filter(|thread| !thread.cpu.is_zero())
             .collect();
-        threads.sort_by(|one, other| other.cpu.cmp(&one.cpu));
+        threads.sort_by_key(|thread| std::cmp::Reverse(thread.cpu));
         threads
     }
 }
 
-fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+/// A duration as a number of seconds.
+pub fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
 }
 

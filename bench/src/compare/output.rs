@@ -247,6 +247,7 @@ fn date_of_day(days: u64) -> String {
 mod tests {
     use super::super::figures::{Group, Values};
     use super::*;
+    use crate::cluster::Side;
 
     fn comparison() -> Comparison {
         let mut values = Values::default();

@@ -1,20 +1,18 @@
 //! Loading keys: the fill workload, and the keys that other workloads need before they start.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use folkmoot_proto::etcdserverpb as pb;
 use prost::Message;
 
 use super::calls::{call_all, connect};
-use super::{LoadError, Meter, SharedRecorder, Spec};
+use super::{FAR, LoadError, Meter, SharedRecorder, Spec};
 use crate::payload::{self, Arena, KEY_PREFIX, LIST_PREFIX};
 use crate::report::Report;
 use crate::stats::{Loop, Recorder, Window};
 use crate::wire::{CallError, Channel, Method};
 
-/// Fill has no set end; its window is closed when it is done.
-const FAR: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A transaction of fill stays well below etcd's default request limit of 1.5 MiB.
 const REQUEST_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a put besides its value: key, lengths and tags, rounded up.
@@ -88,7 +86,14 @@ async fn load(
     // A batch is as much work as many puts: fewer in flight keep the server just as busy, and
     // its pipeline holds no more bytes than with plain puts.
     let in_flight = spec.in_flight.div_ceil(batch).max(2).min(spec.in_flight);
-    call_all(channels, in_flight, &method, requests, recorder).await?;
+    let recorder = recorder.cloned();
+    let answered = move |start, _| {
+        if let Some(recorder) = &recorder {
+            recorder.lock().answered(start, Instant::now());
+        }
+        Ok(())
+    };
+    call_all(channels, in_flight, &method, requests, answered).await?;
     Ok(())
 }
 

@@ -51,7 +51,7 @@ impl Load {
         let grant = Method::new("/etcdserverpb.Lease/LeaseGrant");
         let requests =
             leases.clone().into_iter().map(|id| frame(&pb::LeaseGrantRequest { ttl: TTL_SECONDS, id }));
-        call_all(&channels, spec.in_flight, &grant, requests, None).await?;
+        call_all(&channels, spec.in_flight, &grant, requests, |_, _| Ok(())).await?;
         Ok(Self {
             channels,
             keepalive: Method::new("/etcdserverpb.Lease/LeaseKeepAlive"),
@@ -78,7 +78,7 @@ impl Load {
         }
         streams.join_all().await;
         let requests = self.leases.into_iter().map(|id| frame(&pb::LeaseRevokeRequest { id }));
-        let revoked = call_all(&self.channels, self.in_flight, &self.revoke, requests, None).await;
+        let revoked = call_all(&self.channels, self.in_flight, &self.revoke, requests, |_, _| Ok(())).await;
         if let Err(error) = revoked {
             recorder.lock().failed(&error);
         }
