@@ -300,7 +300,7 @@ async fn watch_keys(mut session: Session, context: Context, index: usize, progre
         _ => {
             while !context.is_over() {
                 let request = short_request(&mut session, &context, &shared);
-                let lifetime = Some(ms(session.rng.random_range(200..1500)));
+                let lifetime = Some(ms(session.rng.random_range(100..900)));
                 let plan = WatchPlan { lifetime, ..long(request, Duration::ZERO, None) };
                 recorded.watches.push(follow(&mut session, &context, &plan, |_| {}).await);
                 session.turn_elsewhere();
@@ -314,9 +314,11 @@ async fn watch_keys(mut session: Session, context: Context, index: usize, progre
 fn short_request(session: &mut Session, context: &Context, shared: &h::WatchRequest) -> h::WatchRequest {
     let observed = context.observed.load(Ordering::SeqCst);
     let oldest = context.compacted().max(1).min(observed);
-    let start_revision = match session.rng.random_range(0..3) {
+    let start_revision = match session.rng.random_range(0..8) {
         0 => 0,
-        1 => session.rng.random_range(oldest..=observed),
+        // Most of this is compacted sooner or later.
+        1..3 => session.rng.random_range(1..=observed),
+        3..6 => session.rng.random_range(oldest..=observed),
         _ => observed + session.rng.random_range(0..50),
     };
     let range = match session.rng.random_bool(0.5) {
