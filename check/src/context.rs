@@ -74,12 +74,12 @@ impl<'a> Context<'a> {
         let mut writes: Revision = 0;
         let mut leases: HashSet<LeaseId> = HashSet::new();
         for (_, operation) in self.operations() {
+            // Refused ones too, so that one that happened is found as what it is.
             let may_write = match &operation.outcome {
                 Outcome::Ok(reply) => claimed(reply).is_some(),
-                Outcome::Unknown => {
+                Outcome::Unknown | Outcome::Refused(_) => {
                     matches!(operation.request, Request::Put(_) | Request::Delete(_) | Request::Txn(_))
                 }
-                Outcome::Refused(_) => false,
             };
             writes += Revision::from(may_write);
             match &operation.request {

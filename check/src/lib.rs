@@ -6,6 +6,24 @@
 //!
 //! The crate refuses to run anything, to read clocks and to know wire formats. It never panics on
 //! a history, however broken: what contradicts itself is a [`Violation`] too.
+//!
+//! ```
+//! use folkmoot_check::history::*;
+//! use folkmoot_check::{Rule, Settings, check};
+//!
+//! let put = |invoked, completed, value: &'static str, revision| Operation {
+//!     client: 1,
+//!     member: 1,
+//!     invoked,
+//!     completed: Some(completed),
+//!     request: Request::Put(PutRequest { key: "k".into(), value: value.into(), ..PutRequest::default() }),
+//!     outcome: Outcome::Ok(Reply { revision, body: ReplyBody::Put(PutReply::default()) }),
+//! };
+//! // The second put began after the first was answered, and yet has the smaller revision.
+//! let operations = vec![put(10, 20, "a", 3), put(30, 40, "b", 2)];
+//! let report = check(&History { operations, ..History::default() }, &Settings::default());
+//! assert!(report.has(Rule::StaleRevision), "{report}");
+//! ```
 
 mod context;
 pub mod history;

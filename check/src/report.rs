@@ -1,5 +1,6 @@
 //! What checkers report.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::context::{Context, claimed};
@@ -176,21 +177,21 @@ pub(crate) fn count(context: &Context, timeline: &Timeline) -> Counts {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
     violations: Vec<Violation>,
-    total: u64,
-    cap: usize,
+    found: BTreeMap<Rule, u64>,
+    cap: u64,
     /// How much was judged.
     pub counts: Counts,
 }
 
 impl Report {
     /// An empty report that keeps at most `cap` violations of each rule.
-    pub fn new(cap: usize) -> Self {
-        Self { violations: Vec::new(), total: 0, cap, counts: Counts::default() }
+    pub fn new(cap: u64) -> Self {
+        Self { violations: Vec::new(), found: BTreeMap::new(), cap, counts: Counts::default() }
     }
 
     /// Nothing was found.
     pub fn is_ok(&self) -> bool {
-        self.total == 0
+        self.found.is_empty()
     }
 
     /// The violations kept, in the order found.
@@ -198,24 +199,34 @@ impl Report {
         &self.violations
     }
 
+    /// How many were found of each rule, kept or not.
+    pub fn found(&self) -> &BTreeMap<Rule, u64> {
+        &self.found
+    }
+
     /// How many were found, kept or not.
     pub fn total(&self) -> u64 {
-        self.total
+        self.found.values().sum()
     }
 
     /// Whether a violation of `rule` was found.
     pub fn has(&self, rule: Rule) -> bool {
-        self.violations.iter().any(|violation| violation.rule == rule)
+        self.found.contains_key(&rule)
     }
 
     /// Adds what was found in another history.
     pub fn merge(&mut self, other: Self) {
         self.counts.add(&other.counts);
-        let kept = other.violations.len() as u64;
+        let mut beyond = other.found;
         for violation in other.violations {
+            if let Some(count) = beyond.get_mut(&violation.rule) {
+                *count = count.saturating_sub(1);
+            }
             self.push(violation);
         }
-        self.total += other.total - kept;
+        for (rule, count) in beyond.into_iter().filter(|(_, count)| *count > 0) {
+            *self.found.entry(rule).or_default() += count;
+        }
     }
 
     /// Adds a violation.
@@ -225,8 +236,9 @@ impl Report {
 
     /// Adds a violation whose text is made only if it is kept.
     pub fn add(&mut self, rule: Rule, text: impl FnOnce() -> String) {
-        self.total += 1;
-        if self.violations.iter().filter(|violation| violation.rule == rule).count() < self.cap {
+        let found = self.found.entry(rule).or_default();
+        *found += 1;
+        if *found <= self.cap {
             self.violations.push(Violation { rule, text: text() });
         }
     }
@@ -247,6 +259,26 @@ impl fmt::Display for Report {
         for violation in &self.violations {
             writeln!(f, "{violation}\n")?;
         }
-        writeln!(f, "{} violations, {} shown", self.total, self.violations.len())
+        writeln!(f, "{} violations, {} shown: {:?}", self.total(), self.violations.len(), self.found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merging_reports_adds_what_was_not_kept() {
+        let (mut a, mut b) = (Report::new(2), Report::new(2));
+        for report in [&mut a, &mut b] {
+            for _ in 0..5 {
+                report.add(Rule::LostWrite, || "lost".into());
+            }
+        }
+        b.add(Rule::WatchGap, || "gap".into());
+        a.merge(b);
+        assert_eq!((a.total(), a.violations().len()), (11, 3));
+        assert!(a.has(Rule::WatchGap) && !a.is_ok());
+        assert!(a.to_string().contains("LostWrite: 10"));
     }
 }

@@ -6,7 +6,7 @@ use crate::history::Nanos;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
     /// Violations of each rule that are kept with their text.
-    pub cap: usize,
+    pub cap: u64,
     /// History was compacted by others than the history's operations (a timer), so that any
     /// revision may be compacted at any time.
     pub other_compactions: bool,

@@ -22,8 +22,8 @@ pub struct LockHold {
     pub acquired_revision: Revision,
     /// When the client had that answer.
     pub acquired: Nanos,
-    /// When the client stopped to believe that it holds the lock: before it sends the release, or
-    /// when its own clock says that its lease may be over. `None`: until the end of the history.
+    /// When the client stopped to believe that it holds the lock; `None`: until the end of the
+    /// history. For people who read reports.
     pub released: Option<Nanos>,
 }
 

@@ -12,7 +12,7 @@ use super::judge::kvs_of;
 use super::{Cause, Replay, Resolved};
 use crate::context::Context;
 use crate::history::{
-    Change, Event, EventKind, KeyValue, LeaseId, OpReply, OpRequest, ReplyBody, Request, Revision,
+    Change, Event, EventKind, KeyValue, LeaseId, OpReply, OpRequest, Reply, ReplyBody, Request, Revision,
 };
 use crate::history::{Operation, WatchMessage};
 
@@ -132,25 +132,55 @@ impl Replay<'_> {
             return Resolved { events, at: None, cause, known: true, prev_known: !self.model.has_doubts() };
         }
         for (maker, plan) in makers {
-            let planned = plan.into_iter().flatten().map(|event| event.kv.key);
-            for key in planned {
-                self.model.doubt(key);
+            for event in plan.into_iter().flatten() {
+                self.model.doubt(event.kv.key);
             }
             if let Maker::Operation(number) = maker {
-                let (puts, deletes) = writes(&self.context.history.operations[number].request);
-                let deleted: Vec<_> = deletes
-                    .iter()
-                    .flat_map(|range| self.model.range(range))
-                    .map(|kv| kv.key.clone())
-                    .collect();
-                for key in puts.into_iter().chain(deleted) {
-                    self.model.doubt(key);
-                }
+                self.doubt_all(&self.context.history.operations[number].request);
             }
         }
         let mut events = seen;
         self.apply(&mut events);
         Resolved { events, at: None, cause: Cause::Several, known: false, prev_known: false }
+    }
+
+    /// An acknowledged write that depends on uncertain keys. Its answer says which branch of a
+    /// transaction ran; what it writes stays uncertain.
+    pub(super) fn step_in_doubt(
+        &mut self,
+        number: usize,
+        operation: &Operation,
+        reply: &Reply,
+        revision: Revision,
+    ) -> Resolved {
+        let plan = match (&operation.request, &reply.body) {
+            (Request::Txn(txn), ReplyBody::Txn(answer)) => {
+                self.model.plan_branch(txn, answer.succeeded, revision)
+            }
+            _ => self.model.plan(&operation.request, revision),
+        };
+        let mut events = Vec::new();
+        match plan {
+            Ok(plan) => {
+                events = plan.events;
+                self.apply(&mut events);
+                for event in events.iter().filter(|event| event.kind == EventKind::Put) {
+                    self.model.doubt(event.kv.key.clone());
+                }
+            }
+            // A refusal, too, depends on uncertain keys.
+            Err(_) => self.doubt_all(&operation.request),
+        }
+        Resolved { events, at: None, cause: Cause::Operation(number), known: false, prev_known: false }
+    }
+
+    /// Makes every key uncertain that the request may write.
+    fn doubt_all(&mut self, request: &Request) {
+        let (puts, deletes) = writes(request);
+        let live = deletes.iter().flat_map(|range| self.model.range(range)).map(|kv| kv.key.clone());
+        for key in puts.into_iter().chain(live.collect::<Vec<_>>()) {
+            self.model.doubt(key);
+        }
     }
 
     /// The unknown operations that can have changed something at `revision`, of which `seen` is a

@@ -16,11 +16,9 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::context::{Context, claimed};
-use crate::history::{
-    Change, Event, LeaseId, Nanos, Operation, Refusal, Reply, ReplyBody, Request, Revision,
-};
+use crate::history::{Change, Event, LeaseId, Nanos, Operation, Refusal, Revision};
 use crate::model::{Model, Plan};
-use crate::tell::List;
+use crate::tell::{List, Text};
 use crate::{Report, Rule};
 use candidates::{Candidates, same_changes};
 use holes::Evidence;
@@ -147,6 +145,8 @@ struct Replay<'a> {
     /// The number of the operation that claims a revision, by revision - 2.
     claims: Vec<Option<u32>>,
     candidates: Candidates<'a>,
+    /// The refused writes, gathered when they are first looked for: most histories need none.
+    refused: Option<Candidates<'a>>,
     matching: Matching,
     evidence: Evidence,
     /// Unknown operations that were found a place for certain.
@@ -173,6 +173,7 @@ pub fn replay(context: &Context, report: &mut Report) -> Timeline {
         truth,
         claims,
         candidates: Candidates::unknown(context),
+        refused: None,
         matching: Matching::default(),
         evidence,
         placed: vec![false; context.history.operations.len()],
@@ -266,16 +267,13 @@ impl<'a> Replay<'a> {
     fn step_claimed(&mut self, number: usize, truth: Option<&Change>, revision: Revision) -> Resolved {
         let operation = &self.context.history.operations[number];
         let Some(reply) = operation.reply() else { return unknown_change() };
-        let doubtful = self.model.has_doubts() && self.dispel_doubts(operation, reply);
-        let plan = if doubtful {
-            self.plan_in_doubt(operation, reply, revision)
-        } else {
-            self.plan(operation, revision)
-        };
-        let mut known = !doubtful;
-        let mut events = match plan {
+        if self.model.has_doubts() && self.dispel_doubts(operation, reply) {
+            return self.step_in_doubt(number, operation, reply, revision);
+        }
+        let mut known = true;
+        let mut events = match self.plan(operation, revision) {
             Ok(plan) => {
-                if !doubtful && judge::differs(&operation.request, &plan.body, &reply.body) {
+                if judge::differs(&operation.request, &plan.body, &reply.body) {
                     judge::tell_difference(self, operation, &plan.body, revision);
                 }
                 plan.events
@@ -295,45 +293,13 @@ impl<'a> Replay<'a> {
             events = change.events.clone();
             known = true;
         }
-        let doubted: Vec<Bytes> = if doubtful {
-            events
-                .iter()
-                .filter(|event| event.kind == crate::history::EventKind::Put)
-                .map(|event| event.kv.key.clone())
-                .collect()
-        } else {
-            Vec::new()
-        };
         self.apply(&mut events);
-        for key in doubted {
-            self.model.doubt(key);
-        }
-        Resolved {
-            events,
-            at: truth.and_then(|change| change.at),
-            cause: Cause::Operation(number),
-            known,
-            prev_known: !doubtful,
-        }
+        let at = truth.and_then(|change| change.at);
+        Resolved { events, at, cause: Cause::Operation(number), known, prev_known: true }
     }
 
     fn plan(&self, operation: &Operation, revision: Revision) -> Result<Plan, Refusal> {
         self.model.plan(&operation.request, revision)
-    }
-
-    /// With doubts the answer says which branch of a transaction ran.
-    fn plan_in_doubt(
-        &self,
-        operation: &Operation,
-        reply: &Reply,
-        revision: Revision,
-    ) -> Result<Plan, Refusal> {
-        match (&operation.request, &reply.body) {
-            (Request::Txn(txn), ReplyBody::Txn(answer)) => {
-                self.model.plan_branch(txn, answer.succeeded, revision)
-            }
-            _ => self.plan(operation, revision),
-        }
     }
 
     /// A committed change that no acknowledged operation claims.
@@ -421,8 +387,8 @@ impl<'a> Replay<'a> {
     fn tell_unexplained(&mut self, change: &Change, revision: Revision) {
         let context = self.context;
         let model = &self.model;
-        // Looked for only here: most histories have none.
-        let refused = Candidates::refused(context).explain(&change.events, |operation, _| {
+        let refused = self.refused.get_or_insert_with(|| Candidates::refused(context));
+        let refused = refused.explain(&change.events, |operation, _| {
             model
                 .plan(&operation.request, revision)
                 .is_ok_and(|plan| same_changes(&plan.events, &change.events))
@@ -446,10 +412,16 @@ impl<'a> Replay<'a> {
                     None => "before it absent".into(),
                 })
                 .collect();
+            let first = change.events.first().and_then(|event| model.get(&event.kv.key));
+            let leased = first.and_then(|kv| Some((kv.lease, model.keys_of(kv.lease)?)));
+            let lease = leased.map_or_else(String::new, |(lease, keys)| {
+                let keys: Vec<String> = keys.iter().take(6).map(|key| Text(key).to_string()).collect();
+                format!(" (lease {lease:x} had {})", keys.join(" "))
+            });
             format!(
                 "committed was {change} ({}); no acknowledged operation claims this revision, no operation of \
                  unknown outcome does that to the state before it, and it is not the end of a lease with all of \
-                 its keys in order",
+                 its keys in order{lease}",
                 before.join(", ")
             )
         });
