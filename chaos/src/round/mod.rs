@@ -34,7 +34,7 @@ const LEASE_SLACK: Duration = Duration::from_secs(4);
 /// A request that its client gave up may wait in a member for this long.
 const LINGER: Duration = Duration::from_secs(10);
 /// Violations of one rule that are shown; what is broken once is often broken everywhere.
-const SHOWN_OF_A_RULE: usize = 4;
+const SHOWN_OF_A_RULE: u64 = 4;
 /// Parts per million by which two clocks of one machine may differ.
 const CLOCK_ERROR_PPM: u64 = 1000;
 
@@ -164,7 +164,7 @@ impl Round<'_> {
             rested = self.cluster.await_agreement(AGREE_PATIENCE).await;
         }
         if rested.is_ok() {
-            match settle::read_all(&self.cluster, &mut closer).await {
+            match settle::read_all(&self.cluster, &mut closer, self.config.load.etcd_bugs).await {
                 Ok(all) => found = Some(all),
                 Err(problem) => rested = Err(problem),
             }
