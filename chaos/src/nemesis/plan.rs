@@ -70,7 +70,7 @@ pub enum Fault {
         /// The new one comes as a learner.
         learner: bool,
     },
-    /// History is forgotten up to a random revision.
+    /// History is forgotten, several times.
     Compact,
 }
 
@@ -162,6 +162,11 @@ pub fn draw_plan(rng: &mut ChaCha8Rng, length: Duration, permits: Permits) -> Ve
         if permitted(&fault) && !(once && plan.iter().any(again)) {
             plan.push(Planned { at, lasts, fault });
         }
+    }
+    // Always worth it: it costs nothing, and much depends on it.
+    if rng.random_bool(0.5) {
+        let at = length.mul_f64(rng.random_range(0.2..0.85));
+        plan.push(Planned { at, lasts: Duration::from_secs(2), fault: Fault::Compact });
     }
     plan.sort_by_key(|planned| planned.at);
     plan
