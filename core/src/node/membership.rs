@@ -190,6 +190,8 @@ impl Node {
                 if ask.origin == me {
                     self.membership.asks.push_front(ask);
                 } else {
+                    // It comes again, perhaps to this leader, if nobody takes over.
+                    self.membership.taken.give_back(ask.origin, ask.boot, ask.request);
                     self.refuse_forwarded(ask.origin, ask.boot, Error::NotLeader, vec![ask.request]);
                 }
                 return;
