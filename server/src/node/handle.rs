@@ -201,8 +201,8 @@ impl NodeHandle {
         let voters = members.iter().filter(|member| !member.learner);
         let in_touch = match self.status().leader() {
             Some(leader) if leader == me => {
-                let (count, up) =
-                    voters.fold((0, 0), |(count, up), voter| (count + 1, up + usize::from(connected(voter.id))));
+                let (count, up) = voters
+                    .fold((0, 0), |(count, up), voter| (count + 1, up + usize::from(connected(voter.id))));
                 up > count / 2
             }
             Some(leader) => connected(leader),

@@ -20,7 +20,9 @@ pub enum JoinError {
     #[error("cannot fetch cluster info from peer urls: {0}")]
     Fetch(#[from] FetchError),
     /// The members given are not those of the cluster.
-    #[error("error validating peerURLs {given}: member count is unequal; the cluster has {expected} members: add this one to it first, and name all of them in --initial-cluster")]
+    #[error(
+        "error validating peerURLs {given}: member count is unequal; the cluster has {expected} members: add this one to it first, and name all of them in --initial-cluster"
+    )]
     CountUnequal {
         /// `--initial-cluster`.
         given: String,
@@ -28,7 +30,9 @@ pub enum JoinError {
         expected: usize,
     },
     /// A member of the cluster is not among those given.
-    #[error("error validating peerURLs {given}: PeerURLs: no match found for existing member ({id}, [{urls}])")]
+    #[error(
+        "error validating peerURLs {given}: PeerURLs: no match found for existing member ({id}, [{urls}])"
+    )]
     NoMatch {
         /// `--initial-cluster`.
         given: String,
@@ -182,7 +186,10 @@ mod tests {
         let given = cluster(&[("a", &["http://a:1"]), ("b", &["http://b:1"])]);
         let text = |members| own_id(&info(members), &given, "b").unwrap_err().to_string();
         let one = text(vec![member(6, &["http://a:1"])]);
-        assert!(one.contains("error validating peerURLs a=http://a:1,b=http://b:1: member count is unequal"), "{one}");
+        assert!(
+            one.contains("error validating peerURLs a=http://a:1,b=http://b:1: member count is unequal"),
+            "{one}"
+        );
         let other = text(vec![member(6, &["http://a:1"]), member(0x1f, &["http://c:1"])]);
         assert!(other.contains("PeerURLs: no match found for existing member (1f, [http://c:1])"), "{other}");
     }

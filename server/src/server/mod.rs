@@ -235,12 +235,16 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let server = Server::start(config)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
-    let ended = runtime.block_on(signals::wait(server.failed(), server.removed())).map_err(StartError::Thread)?;
+    let ended =
+        runtime.block_on(signals::wait(server.failed(), server.removed())).map_err(StartError::Thread)?;
     match ended {
         signals::Ended::Removed => {
             // Others may still learn from this member that it knows.
             std::thread::sleep(Duration::from_secs(1));
-            tracing::warn!(error = "the member has been permanently removed from the cluster", "server error");
+            tracing::warn!(
+                error = "the member has been permanently removed from the cluster",
+                "server error"
+            );
             tracing::warn!("data-dir used by this member must be removed");
             server.shutdown().map_err(RunError::Failed)?;
             tracing::info!("closed etcd server");
@@ -305,8 +309,11 @@ fn bind(urls: &[ServiceUrl], whom: &'static str) -> Result<Vec<TcpListener>, Sta
     urls.iter()
         .map(|url| {
             let ip = url.bind_ip().expect("checked with the settings");
-            TcpListener::bind((ip, url.port))
-                .map_err(|source| StartError::Listen { whom, url: url.to_string(), source })
+            TcpListener::bind((ip, url.port)).map_err(|source| StartError::Listen {
+                whom,
+                url: url.to_string(),
+                source,
+            })
         })
         .collect()
 }
@@ -366,9 +373,7 @@ async fn check_state(node: &NodeHandle) -> Result<(), String> {
     let compared = comparison.wait_for(|(compared, wrong)| *compared > 0 || *wrong);
     let found = tokio::time::timeout(node.settings().request_timeout, compared).await;
     match found {
-        Ok(Ok(found)) if found.1 => {
-            Err(format!("{} found data inconsistency with peers", node.member_id()))
-        }
+        Ok(Ok(found)) if found.1 => Err(format!("{} found data inconsistency with peers", node.member_id())),
         Ok(Ok(_)) => {
             tracing::info!("finished initial corruption check: no corruption found");
             Ok(())

@@ -68,7 +68,11 @@ fn join(thread: &mut Option<JoinHandle<()>>) {
 }
 
 /// Starts the member's threads and the runtimes, which serve nothing yet.
-pub fn start(settings: Settings, opened: Opened, peer_listeners: Vec<TcpListener>) -> Result<Server, StartError> {
+pub fn start(
+    settings: Settings,
+    opened: Opened,
+    peer_listeners: Vec<TcpListener>,
+) -> Result<Server, StartError> {
     let Opened { dir, engine, wal, recovered, identity, boot, contacts } = opened;
     let config = &settings.config;
     let node_config = NodeConfig {
@@ -152,13 +156,8 @@ pub fn start(settings: Settings, opened: Opened, peer_listeners: Vec<TcpListener
         known_members: None,
         fate: fate.clone(),
     };
-    let reports = Reports {
-        inbox: Arc::clone(&inbox),
-        hub: hub.clone(),
-        published,
-        snapshots,
-        dir: Arc::clone(&dir),
-    };
+    let reports =
+        Reports { inbox: Arc::clone(&inbox), hub: hub.clone(), published, snapshots, dir: Arc::clone(&dir) };
 
     // When one of the member's threads ends early, the core thread must end too, and with it
     // everybody's wait.

@@ -50,10 +50,7 @@ async fn a_learner_is_promoted_once_it_has_caught_up() {
     assert!(members.iter().all(|member| !member.is_learner));
     let again = cluster.promote(follower, added.id).await;
     assert_status(again, Code::FailedPrecondition, "etcdserver: can only promote a learner member");
-    eventually("the end of learning", async || {
-        (!cluster.status(3).await.is_learner).then_some(())
-    })
-    .await;
+    eventually("the end of learning", async || (!cluster.status(3).await.is_learner).then_some(())).await;
     assert_eq!(cluster.get(3, "k0").await.as_deref(), Some("v"));
     cluster.put(3, "a", "1").await;
     let members = cluster.wait_for_members(4).await;

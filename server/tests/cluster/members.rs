@@ -134,13 +134,11 @@ async fn members_change_only_once_a_majority_has_been_in_touch_for_a_while() {
     if started.elapsed() < Duration::from_secs(4) {
         assert_status(early, Code::Unavailable, "etcdserver: unhealthy cluster");
     }
-    eventually("a healthy cluster", async || {
-        match cluster.add(at, &url, true).await {
-            Ok(_) => Some(()),
-            Err(status) => {
-                assert_eq!(status.message(), "etcdserver: unhealthy cluster");
-                None
-            }
+    eventually("a healthy cluster", async || match cluster.add(at, &url, true).await {
+        Ok(_) => Some(()),
+        Err(status) => {
+            assert_eq!(status.message(), "etcdserver: unhealthy cluster");
+            None
         }
     })
     .await;

@@ -30,7 +30,8 @@ fn needing_a_leader<T>(message: T) -> Request<T> {
 #[tokio::test]
 async fn without_a_majority_what_needs_one_times_out_and_the_rest_is_served() {
     let (mut cluster, left) = lonely().await;
-    let (mut kv, mut again, mut lease) = (cluster.kv(left).await, cluster.kv(left).await, cluster.lease(left).await);
+    let (mut kv, mut again, mut lease) =
+        (cluster.kv(left).await, cluster.kv(left).await, cluster.lease(left).await);
     let range = pb::RangeRequest { key: bytes("a"), ..Default::default() };
     let keep = tokio_stream::iter([pb::LeaseKeepAliveRequest { id: 5 }]);
     let add = cluster.add(left, "http://127.0.0.1:1", false);

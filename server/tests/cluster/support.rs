@@ -119,10 +119,10 @@ impl Cluster {
         let mut configs = configs(&dir, count);
         configs.iter_mut().enumerate().for_each(|(at, config)| change(at, config));
         let servers = start_all(configs.clone());
-        let places = configs.into_iter().zip(servers).map(|(config, server)| Place {
-            config,
-            server: Some(server.expect("the member starts")),
-        });
+        let places = configs
+            .into_iter()
+            .zip(servers)
+            .map(|(config, server)| Place { config, server: Some(server.expect("the member starts")) });
         Self { places: places.collect(), dir }
     }
 
@@ -161,9 +161,10 @@ impl Cluster {
     /// Settings for one that was added at `port` and is going to join those that run.
     pub fn joiner(&self, port: u16) -> Config {
         let name = format!("m{}", self.places.len());
-        let others = self.places.iter().filter(|place| place.server.is_some()).map(|place| {
-            format!("{}={}", place.config.name, place.config.initial_advertise_peer_urls[0])
-        });
+        let others =
+            self.places.iter().filter(|place| place.server.is_some()).map(|place| {
+                format!("{}={}", place.config.name, place.config.initial_advertise_peer_urls[0])
+            });
         let members: Vec<String> = others.chain([format!("{name}={}", peer_url(port))]).collect();
         Config {
             initial_cluster: members.join(","),
