@@ -43,6 +43,9 @@ struct RunArgs {
     /// Stop after this many findings.
     #[arg(long, default_value_t = 20)]
     findings: usize,
+    /// One in how many seeds is run twice and must give the same trace.
+    #[arg(long, default_value_t = 100)]
+    twice_one_in: u64,
     /// Print how often each situation was met.
     #[arg(long)]
     situations: bool,
@@ -169,7 +172,7 @@ fn run_batch(args: &RunArgs) -> bool {
         profile: args.seed.profile,
         overrides: args.seed.overrides(),
         findings_max: args.findings,
-        twice_one_in: 100,
+        twice_one_in: args.twice_one_in,
     };
     let outcome = batch::run(&batch, &|verdict| {
         if let Some(finding) = &verdict.finding {
