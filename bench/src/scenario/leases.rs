@@ -145,8 +145,7 @@ async fn measure(args: &LeasesArgs, mut cluster: Cluster) -> Result<Told, Error>
     let mut streams = JoinSet::new();
     for (keeper, mut channel) in keepers.iter().zip(channels) {
         let (outgoing, incoming) = channel.stream(&Method::new("/etcdserverpb.Lease/LeaseKeepAlive")).await?;
-        streams.spawn(Arc::clone(keeper).receive(incoming));
-        streams.spawn(Arc::clone(keeper).send(outgoing));
+        streams.spawn(Arc::clone(keeper).run(outgoing, incoming));
     }
 
     let granting = Instant::now();
@@ -160,13 +159,13 @@ async fn measure(args: &LeasesArgs, mut cluster: Cluster) -> Result<Told, Error>
     let meter = Meter::start(&pids)?;
     tokio::select! {
         () = tokio::time::sleep_until(window.until.into()) => {}
-        // A stream ends early only by failing, and then this is not what was to be measured.
-        Some(ended) = streams.join_next() => return Err(ended.map_or_else(
-            |error| Error::Spoiled(error.to_string()),
-            |ended| ended.err().map_or_else(|| Error::Spoiled("a stream ended".into()), Error::from),
-        )),
+        // Nobody has called for the end.
+        Some(ended) = streams.join_next() => {
+            ended.map_err(|error| Error::Spoiled(error.to_string()))??;
+        }
     }
     let used = meter.stop()?;
+    keepers.iter().for_each(|keeper| keeper.end());
     // Answers that take longer are counted as missing.
     let _ = tokio::time::timeout(DRAIN, async { while streams.join_next().await.is_some() {} }).await;
     still_leads(&cluster, leader).await?;

@@ -6,6 +6,7 @@
 //! clock once a millisecond; the latency of a keepalive counts from the look at which it was due.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,7 @@ pub struct Keeper {
     every: Duration,
     state: Mutex<State>,
     steady: OnceLock<Window>,
+    ending: AtomicBool,
     all_answered: Notify,
 }
 
@@ -102,6 +104,7 @@ impl Keeper {
             every,
             state: Mutex::new(state),
             steady: OnceLock::new(),
+            ending: AtomicBool::new(false),
             all_answered: Notify::new(),
         }
     }
@@ -118,6 +121,11 @@ impl Keeper {
         let _ = self.steady.set(window);
     }
 
+    /// Asks for no more renewals.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+
     /// Adds what was measured, and returns how many leases were found gone.
     pub fn add_to(&self, total: &mut Recorder) -> u64 {
         let mut state = self.state();
@@ -132,17 +140,30 @@ impl Keeper {
         state.lost_count
     }
 
-    /// Asks for renewals until the steady part is over and everything is answered.
-    pub async fn send(self: Arc<Self>, mut outgoing: Outgoing) -> Result<(), CallError> {
+    /// Keeps the leases until the end is called for and everything is answered.
+    pub async fn run(self: Arc<Self>, outgoing: Outgoing, incoming: Incoming) -> Result<(), CallError> {
+        let mut receiving = Box::pin(self.receive(incoming));
+        tokio::select! {
+            // First: of a broken stream the receiving half knows the reason.
+            biased;
+            received = &mut receiving => {
+                received?;
+                return Err(CallError::Transport("server ended the keepalive stream".into()));
+            }
+            sent = self.send(outgoing) => sent?,
+        }
+        receiving.await
+    }
+
+    async fn send(&self, mut outgoing: Outgoing) -> Result<(), CallError> {
         let mut pulse = tokio::time::interval(PULSE);
         pulse.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut sent_steady = 0;
-        loop {
+        while !self.ending.load(Ordering::Relaxed) {
             pulse.tick().await;
             let now = Instant::now();
             match self.steady.get() {
                 None => self.renew_due(&mut outgoing, now)?,
-                Some(window) if now >= window.until => break,
                 Some(window) => self.renew_steady(&mut outgoing, now, window.from, &mut sent_steady)?,
             }
         }
@@ -153,7 +174,7 @@ impl Keeper {
     }
 
     /// Takes answers until the server ends the stream.
-    pub async fn receive(self: Arc<Self>, mut incoming: Incoming) -> Result<(), CallError> {
+    async fn receive(&self, mut incoming: Incoming) -> Result<(), CallError> {
         while let Some(message) = incoming.next().await? {
             let response = pb::LeaseKeepAliveResponse::decode(message)?;
             self.answered(response.id, response.ttl, Instant::now())?;
