@@ -80,7 +80,7 @@ struct RunArgs {
     /// Seed of the first round; each round has the next one.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Provoke what etcd 3.4 is known to get wrong, with watches (issues 15220, 18089).
+    /// Provoke what etcd 3.4 is known to get wrong (issues 15220, 15247, 18089).
     #[arg(long, value_enum, default_value = "auto")]
     etcd_bugs: Choice,
     /// After each round tell lies about what the clients saw, to see that each is noticed.

@@ -56,8 +56,8 @@ pub struct LoadConfig {
     pub watch_clients: usize,
     /// Do what etcd 3.4 is known to get wrong: ask watches for progress (announced before events,
     /// etcd issue 15220), watch from exactly the compacted revision (its deletes are lost, 18089),
-    /// and ask for the keys before (left out of the first events of a watch that is created while
-    /// they happen).
+    /// ask for the keys before (left out of the first events of a watch that is created while they
+    /// happen), and keep leases while leaders are held (an old leader ends them, 15247).
     pub etcd_bugs: bool,
 }
 
