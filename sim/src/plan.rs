@@ -128,6 +128,8 @@ impl Plan {
         let mut random = Random::new(seed, "plan", 0);
         let fault_time = match profile {
             Profile::Quick => 15 * SEC,
+            // Long enough for the engine to be flushed and the log to be purged.
+            _ if random.one_in(8) => 140 * SEC,
             _ => 40 * SEC,
         };
         let members = *random.pick(&[3, 3, 3, 3, 5]);

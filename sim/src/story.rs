@@ -37,7 +37,9 @@ pub fn tell(verdict: &Verdict, profile: Profile, overrides: &Overrides) -> Strin
     let lines = again.lines.lock();
     let faults = lines.iter().filter(|line| line.contains("FAULT")).count();
     text += &format!("--- the last of {} lines ({faults} faults)\n", lines.len());
-    for line in lines.iter().skip(lines.len().saturating_sub(LINES)) {
+    // What clients called is there in the whole story.
+    let told: Vec<_> = lines.iter().filter(|line| !line.contains(" call ")).collect();
+    for line in told.iter().skip(told.len().saturating_sub(LINES)) {
         let short: String = line.chars().take(240).collect();
         text += &short;
         text.push('\n');

@@ -20,6 +20,8 @@ use crate::world::{ADMINISTRATOR, Admin, Answer, Happening, Phase, Stop, World, 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Wish {
     Add { id: MemberId, learner: bool },
+    /// Add the id of a member that was removed, which must be refused.
+    AddAgain(MemberId),
     Promote(MemberId),
     Remove(MemberId),
     Update(MemberId),
@@ -55,12 +57,13 @@ impl World {
         let Some(leader) = self.leader().map(|leader| self.hosts[leader].id) else { return };
         let any = |random: &mut Random| if random.one_in(3) { leader } else { *random.pick(&voters) };
         let replacing = self.storm.jobs.values().any(|job| job.loses_or_removes());
+        let full = voters.len() >= VOTERS_MAX || self.removed_member().is_some() && random.one_in(3);
         let (wish, then) = match kind {
-            FaultKind::AddLearner if voters.len() < VOTERS_MAX => {
+            FaultKind::AddLearner if !full => {
                 let id = self.take_member_id();
                 (Wish::Add { id, learner: true }, vec![Wish::Promote(id)])
             }
-            FaultKind::AddVoter if voters.len() < VOTERS_MAX => {
+            FaultKind::AddVoter if !full => {
                 (Wish::Add { id: self.take_member_id(), learner: false }, Vec::new())
             }
             FaultKind::RemoveMember if voters.len() > 3 && !replacing && self.may_lose_disk() => {
@@ -75,6 +78,10 @@ impl World {
                 let then = vec![Wish::Promote(id), Wish::Add { id, learner: true }];
                 (Wish::Remove(lost), then)
             }
+            FaultKind::AddVoter | FaultKind::AddLearner => match self.removed_member() {
+                Some(removed) => (Wish::AddAgain(removed), Vec::new()),
+                None => return,
+            },
             FaultKind::UpdateMember => (Wish::Update(any(&mut random)), Vec::new()),
             FaultKind::NoSpaceAlarm => {
                 let id = any(&mut random);
@@ -87,6 +94,13 @@ impl World {
         let until = self.now + JOB_TIME;
         self.storm.jobs.insert(at, Job { wish, then, call: None, until, random });
         self.queue.push(self.now, Happening::Job(at));
+    }
+
+    fn removed_member(&self) -> Option<MemberId> {
+        let members = self.members();
+        let known = |id: MemberId| members.iter().any(|member| member.id == id);
+        let removed = self.leader().and_then(|leader| self.hosts[leader].running.as_ref());
+        removed?.node.status().removed.iter().copied().find(|id| !known(*id))
     }
 
     fn take_member_id(&mut self) -> MemberId {
@@ -194,6 +208,7 @@ impl World {
             }
             Wish::Promote(_) => self.met(Situation::MemberPromoted),
             Wish::Update(_) => self.met(Situation::MemberUpdated),
+            Wish::AddAgain(id) => self.fail("membership", format!("the removed id {id} was given again")),
             Wish::RaiseAlarm(_) => self.met(Situation::AlarmRaised),
             Wish::StepDown => self.met(Situation::SteppedDown),
             Wish::Remove(_) | Wish::ClearAlarm(_) | Wish::Nothing => {}
@@ -257,6 +272,10 @@ impl Job {
             Wish::Add { id, learner } => {
                 let unstarted = folkmoot_core::cluster::Member { name: String::new(), ..member(id, learner) };
                 codec::cluster::member_add(&unstarted)
+            }
+            Wish::AddAgain(id) => {
+                let again = folkmoot_core::cluster::Member { name: String::new(), ..member(id, true) };
+                codec::cluster::member_add(&again)
             }
             Wish::Promote(id) => codec::cluster::member_promote(id),
             Wish::Remove(id) => codec::cluster::member_remove(id),

@@ -76,6 +76,9 @@ impl World {
             request,
             outcome: Outcome::Unknown,
         });
+        let operation = &self.history.operations[place];
+        let (id, request) = (self.hosts[host].id, &operation.request);
+        self.trace.line(self.now, || format!("call {place} of client {client} to member {id}: {request:?}"));
         self.begin_call(client, host, Ask::Operation(place), patience)
     }
 
@@ -277,6 +280,11 @@ impl World {
             operation.completed = Some(self.now);
             operation.outcome = outcome(&answer);
             self.trace.mix(place as u64);
+            let outcome = &self.history.operations[place].outcome;
+            self.trace.line(self.now, || format!("call {place} ends: {answer:?} {}", match outcome {
+                Outcome::Unknown => "(unknown)",
+                _ => "",
+            }));
         }
         self.caller_hears(call.client, id, answer);
     }
@@ -294,6 +302,7 @@ impl World {
         if let Ask::Operation(place) = call.ask {
             self.met(Situation::TimedOut);
             self.history.operations[place].completed = Some(self.now);
+            self.note(|| format!("call {place} is given up"));
         }
         self.caller_hears(call.client, id, Answer::Lost);
     }

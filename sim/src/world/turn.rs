@@ -167,6 +167,14 @@ impl World {
         let mut arrivals = std::mem::take(&mut self.arrivals);
         arrivals.clear();
         self.network.send(self.now, from, to, &message, &mut arrivals);
+        if let Some(kind @ 2..=4) = message.first() {
+            let (from, to, lost) = (self.hosts[from].id, self.hosts[to].id, arrivals.is_empty());
+            self.note(|| {
+                let kind = ["forward", "membership", "refused"][usize::from(*kind) - 2];
+                let what = message.escape_ascii().to_string();
+                format!("{kind} from {from} to {to}{}: {what}", if lost { " is lost" } else { "" })
+            });
+        }
         if arrivals.is_empty() && self.machine.one_in(3) {
             let peer = self.hosts[to].id;
             self.give(from, Input::PeerUnreachable { peer });
