@@ -1,6 +1,5 @@
 //! Builds the member's threads and the runtimes around them.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use crate::config::Settings;
 use crate::node::{
     CoreThread, Inbox, NodeHandle, Port, Published, Reports, Shared, StorageHandle, run_wal, storage_thread,
 };
-use crate::peer::{self, PeersSetup, PeersThread, SnapshotDesk};
+use crate::peer::{self, PeerSocket, PeersSetup, PeersThread, SnapshotDesk};
 use crate::runtimes::{self, RuntimeParts, Runtimes};
 use crate::tasks::{Fate, spawn_thread};
 use crate::upkeep;
@@ -71,7 +70,7 @@ fn join(thread: &mut Option<JoinHandle<()>>) {
 pub fn start(
     settings: Settings,
     opened: Opened,
-    peer_listeners: Vec<TcpListener>,
+    peer_sockets: Vec<PeerSocket>,
 ) -> Result<Server, StartError> {
     let Opened { dir, engine, wal, recovered, identity, boot, contacts } = opened;
     let config = &settings.config;
@@ -111,14 +110,14 @@ pub fn start(
             boot,
             incarnation: dir.incarnation(),
         },
-        listeners: peer_listeners,
+        sockets: peer_sockets,
         dir: Arc::clone(&dir),
         snapshots: Arc::clone(&snapshots),
         inbox: Arc::clone(&inbox),
         published: Arc::clone(&published),
         snapshot_rate: Some(SNAPSHOT_BYTES_PER_SECOND),
     };
-    let (peers, peers_thread) = peer::start(setup, &fate).map_err(StartError::Thread)?;
+    let (peers, peers_thread) = peer::start(setup, &fate)?;
     match node.status().members.is_empty() {
         // It has yet to hear from the cluster who belongs to it.
         true => peers.set_first_contacts(contacts),

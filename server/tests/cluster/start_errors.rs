@@ -94,24 +94,47 @@ fn last_segment(data_dir: &Path) -> std::path::PathBuf {
     files.pop().unwrap()
 }
 
-#[tokio::test]
-async fn a_damaged_log_is_refused_by_name_and_the_others_go_on() {
-    let mut cluster = Cluster::start(3);
-    for number in 0..50 {
+/// What a follower says whose log was changed while it was away.
+async fn refusal_with_log(change: impl FnOnce(&Path)) -> String {
+    let mut cluster = Cluster::start_with(3, |_, config| config.unsafe_no_fsync = false);
+    for number in 0..20 {
         cluster.put(0, &format!("k{number}"), &"v".repeat(1000)).await;
     }
     let at = cluster.follower().await;
+    cluster.wait_for_value(at, "k19", &"v".repeat(1000)).await;
     cluster.lose(at).await;
     let config = cluster.places[at].config.clone();
-    let path = last_segment(&config.data_dir);
-    let mut log = fs::read(&path).unwrap();
-    let middle = log.iter().rposition(|byte| *byte != 0).unwrap() / 2;
-    log[middle] ^= 1;
-    fs::write(&path, log).unwrap();
+    change(&last_segment(&config.data_dir));
     let text = refusal(config);
-    let segment = path.file_name().unwrap().to_str().unwrap();
-    assert_says(&text, &["log is damaged", segment, "remove this member"]);
     cluster.put((at + 1) % 3, "a", "1").await;
+    text
+}
+
+/// Where in a segment the middle of what was written is.
+fn middle(log: &[u8]) -> usize {
+    log.iter().rposition(|byte| *byte != 0).unwrap() / 2
+}
+
+#[tokio::test]
+async fn a_log_with_damage_in_the_middle_is_refused_and_the_others_go_on() {
+    let text = refusal_with_log(|segment| {
+        let mut log = fs::read(segment).unwrap();
+        let middle = middle(&log);
+        log[middle] ^= 1;
+        fs::write(segment, log).unwrap();
+    })
+    .await;
+    assert_says(&text, &["log is damaged in the middle", "segment=", "remove this member"]);
+}
+
+#[tokio::test]
+async fn a_log_that_was_cut_is_refused_and_the_others_go_on() {
+    let text = refusal_with_log(|segment| {
+        let log = fs::read(segment).unwrap();
+        fs::write(segment, &log[..middle(&log)]).unwrap();
+    })
+    .await;
+    assert_says(&text, &["the log ends before what was applied", "add it again"]);
 }
 
 #[tokio::test]
