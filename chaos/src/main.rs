@@ -205,7 +205,11 @@ async fn measure(args: MeasureArgs, event: Event, carrier: Carrier) -> Result<bo
     configs.extend(args.against.map(|path| ClusterConfig { program: Program::Etcd(path), ..first }));
     let samples = measure::compare(&configs, event, args.runs).await?;
     let names: Vec<String> = configs.iter().map(|config| config.program.kind().to_string()).collect();
-    say(&format!("{event:?}, {} members, default timeouts", args.cluster.members));
+    let pace = measure::PROBE_EVERY;
+    say(&format!(
+        "{event:?}: {} members, default timeouts, a write to each every {pace:?}",
+        args.cluster.members
+    ));
     say(measure::table(&names, &samples).trim_end());
     Ok(true)
 }

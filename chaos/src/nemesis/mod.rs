@@ -192,7 +192,7 @@ impl Nemesis {
                 let trouble = Trouble::Rate(bytes_per_second);
                 self.spoil(&fault.to_string(), self.all_links(), trouble, lasts).await;
             }
-            Fault::FullDisk => self.fill_disk(lasts).await,
+            Fault::FullDisk { killed } => self.fill_disk(killed, lasts).await,
             Fault::MoveLeader => self.move_leader(&mut rng).await,
             Fault::Replace { dead, learner } => self.replace(Replacement { dead, learner }, &mut rng).await,
             Fault::Compact => self.compact(lasts, &mut rng).await,
@@ -240,12 +240,16 @@ impl Nemesis {
         (all, right)
     }
 
-    async fn fill_disk(&self, lasts: Duration) {
+    async fn fill_disk(&self, killed: bool, lasts: Duration) {
         let Some((node, _)) = self.cluster.config().small_disk else { return };
         let filler = self.cluster.home(node).join("filler");
         self.cluster.disk_full(node, true);
         let bytes = fill(filler.clone()).await;
         self.timeline.note(&format!("FullDisk: {} after {bytes} more bytes", self.cluster.name(node)));
+        if killed && !self.is_replaced(node) {
+            self.cluster.kill(node);
+            self.start_again(&[node]);
+        }
         tokio::time::sleep(lasts).await;
         if let Err(e) = std::fs::remove_file(&filler) {
             self.problem(format!("cannot free the disk path={}: {e}", filler.display()));

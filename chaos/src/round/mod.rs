@@ -91,7 +91,7 @@ pub async fn run(config: &RoundConfig, seed: u64, label: &str) -> Result<Verdict
     let plan = config.plan.clone().unwrap_or(plan);
     let mut cluster = config.cluster.clone();
     cluster.seed = rng.random();
-    if plan.iter().any(|planned| planned.fault == Fault::FullDisk) {
+    if plan.iter().any(|planned| matches!(planned.fault, Fault::FullDisk { .. })) {
         cluster.small_disk = Some((rng.random_range(0..cluster.member_count), SMALL_DISK_BYTES));
     }
     let timeline = Arc::new(Timeline::begin(label, config.quiet));
