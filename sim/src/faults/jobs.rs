@@ -242,6 +242,15 @@ impl World {
                     self.crash(at, Stop::Kill);
                 }
             }
+            self.settle_dispute(leader);
+            // What is gone for good is taken out, so that it is no party to anything any more.
+            let gone = status.members.iter().map(|member| member.id);
+            let gone: Vec<MemberId> =
+                gone.filter(|id| self.place_of(*id).is_some_and(|at| self.hosts[at].gone)).collect();
+            for id in gone {
+                let command = codec::cluster::member_remove(id);
+                self.ask_admin(ADMINISTRATOR, leader, Admin::Command(command), 5 * SEC);
+            }
             for alarm in status.alarms.iter() {
                 let command = clear_alarm(*alarm);
                 self.ask_admin(ADMINISTRATOR, leader, Admin::Command(command), 5 * SEC);
@@ -249,6 +258,26 @@ impl World {
         }
         if self.phase != Phase::Done {
             self.queue.push(self.now + SEC, Happening::Tidy);
+        }
+    }
+
+    /// A wrong member that too few others can be compared with, because they lag and need a snapshot
+    /// of a leader whose state is in dispute: nobody but an operator can end that.
+    fn settle_dispute(&mut self, leader: HostAt) {
+        let Some(spoiled) = self.hosts.iter().position(|host| host.spoiled && !host.gone) else { return };
+        let applied = self.hosts[leader].applied();
+        let members = self.members();
+        let voters = members.iter().filter(|member| !member.learner).count();
+        let sound = members.iter().filter(|member| !member.learner).filter(|member| {
+            self.place_of(member.id).is_some_and(|at| {
+                let host = &self.hosts[at];
+                host.running.is_some() && !host.spoiled && host.applied() == applied
+            })
+        });
+        let decided = sound.count() * 2 > voters;
+        if !decided && matches!(self.phase, Phase::Healing(since) if self.now > since + 15 * SEC) {
+            self.met(Situation::DisputeSettled);
+            self.replace_machine(spoiled);
         }
     }
 
