@@ -33,7 +33,10 @@ fn three_members_started_by_flags_serve_as_one() {
     assert_eq!(statuses.len(), 3);
     let leaders = statuses.iter().filter(|s| s["Status"]["leader"] == s["Status"]["header"]["member_id"]);
     assert_eq!(leaders.count(), 1);
-    assert_eq!(run_json(&members.endpoints(), ["endpoint", "health", "--cluster"]).as_array().unwrap().len(), 3);
+    assert_eq!(
+        run_json(&members.endpoints(), ["endpoint", "health", "--cluster"]).as_array().unwrap().len(),
+        3
+    );
     for member in &members.0 {
         for line in member.log_lines() {
             assert_ne!(line["level"], "error", "{line}");
@@ -166,10 +169,8 @@ fn a_member_is_added_started_as_the_command_says_and_promoted() {
     let told = run_text(&members.endpoints(), ["member", "add", &name, "--peer-urls", &url, "--learner"]);
     assert!(told.contains(&url), "{told}");
     let early = support::run(
-        support::folkmoot(["member", "promote", &added_id(&members, &url)]).env(
-            "FOLKMOOT_ENDPOINTS",
-            members.endpoints(),
-        ),
+        support::folkmoot(["member", "promote", &added_id(&members, &url)])
+            .env("FOLKMOOT_ENDPOINTS", members.endpoints()),
         "",
     );
     assert!(failure(&early, 1).contains("in sync with leader"));
@@ -177,7 +178,10 @@ fn a_member_is_added_started_as_the_command_says_and_promoted() {
     let id = added_id(&members, &url);
     eventually("the promotion", || {
         let mut command = support::folkmoot(["member", "promote", &id]);
-        support::run(command.env("FOLKMOOT_ENDPOINTS", members.endpoints()), "").status.success().then_some(())
+        support::run(command.env("FOLKMOOT_ENDPOINTS", members.endpoints()), "")
+            .status
+            .success()
+            .then_some(())
     });
     run_text(&fourth.endpoint(), ["put", "a", "1"]);
 }
