@@ -31,6 +31,8 @@ const LINGER: Duration = Duration::from_millis(500);
 pub(crate) enum ConnectionError {
     #[error("peer closed the connection")]
     Closed,
+    #[error("peer is no member any more")]
+    Left,
     #[error("nothing arrived within {0:?}")]
     TimedOut(Duration),
     #[error("connection failed: {0}")]

@@ -60,8 +60,8 @@ impl PeerHandle {
     }
 
     /// Takes a new membership: connects to new members, leaves those that are gone, and ends the
-    /// connections that are not allowed any more, telling their diallers why. `members` may name
-    /// this member, too.
+    /// connections that are not allowed any more, telling their diallers why. What waits for one
+    /// that is gone is still written to it. `members` may name this member, too.
     pub fn set_members(&self, members: Vec<PeerMember>, removed: &[MemberId]) {
         let shared = &self.shared;
         if shared.tasks.stopped() {
@@ -76,7 +76,7 @@ impl PeerHandle {
             let stays =
                 |id: &MemberId| members.iter().any(|member| member.id == *id) && !removed.contains(id);
             for (_, peer) in state.peers.extract_if(|id, _| !stays(id)) {
-                peer.gone.notify_one();
+                peer.leave();
             }
             for (_, outgoing) in state.outgoing.extract_if(|id, _| !stays(id)) {
                 outgoing.cancel(SnapshotError::UnknownMember);

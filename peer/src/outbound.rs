@@ -1,8 +1,7 @@
 //! Messages to another member: a connection that is made again whenever it is lost.
 
-use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 
@@ -19,12 +18,21 @@ use crate::warnings::About;
 
 /// Messages that are written in one go.
 const BATCH_BYTES: usize = 256 * 1024;
+/// How long writing to a peer that has left may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Keeps a connection to a peer until it is no member any more.
+/// Keeps a connection to a peer until it is no member any more, and has been sent what waited for
+/// it then: the last of it may be the news that it was removed.
 pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>) {
+    let farewell = async {
+        peer.gone.notified().await;
+        if peer.connected().is_some() {
+            sleep(FAREWELL).await;
+        }
+    };
     tokio::select! {
         biased;
-        () = peer.gone.notified() => {}
+        () = farewell => {}
         () = keep_connected(&shared, &peer) => {}
     }
 }
@@ -49,6 +57,9 @@ async fn keep_connected(shared: &Arc<Shared>, peer: &Arc<Peer>) {
                 log_end(shared, peer.id, &error);
             }
             Err(error) => note_failure(shared, peer, &error),
+        }
+        if peer.has_left() {
+            return;
         }
         tokio::select! {
             () = sleep(backoff.wait()) => {}
@@ -102,7 +113,7 @@ async fn talk(shared: &Shared, peer: &Peer, link: Link) -> ConnectionError {
         biased;
         refusal = wrong_disk(peer, welcome.incarnation) => ConnectionError::Refusing(refusal),
         error = listen(&mut reader) => error,
-        error = write(shared, peer, &mut writer) => error.into(),
+        error = write(shared, peer, &mut writer) => error,
     }
 }
 
@@ -114,18 +125,22 @@ async fn listen(reader: &mut FrameReader) -> ConnectionError {
     }
 }
 
-async fn write(shared: &Shared, peer: &Peer, writer: &mut FrameWriter) -> io::Error {
+async fn write(shared: &Shared, peer: &Peer, writer: &mut FrameWriter) -> ConnectionError {
     loop {
+        // Asked first: whoever says that the peer has left has queued everything before.
+        let has_left = peer.has_left();
         let batch = peer.outbox.lock().take(BATCH_BYTES);
         let written = if !batch.is_empty() {
             writer.send_all(Kind::Message, &batch).await
+        } else if has_left {
+            return ConnectionError::Left;
         } else if timeout(shared.config.ping_interval, peer.filled.notified()).await.is_err() {
             writer.ping().await
         } else {
             Ok(())
         };
         if let Err(error) = written {
-            return error;
+            return error.into();
         }
     }
 }

@@ -43,6 +43,7 @@ pub(crate) struct Peer {
     pub nudge: Notify,
     /// It is no member any more.
     pub gone: Notify,
+    left: AtomicBool,
     pub problem: Mutex<Problem>,
 }
 
@@ -65,12 +66,24 @@ impl Peer {
             retargeted: Notify::new(),
             nudge: Notify::new(),
             gone: Notify::new(),
+            left: AtomicBool::new(false),
             problem: Mutex::default(),
         }
     }
 
     pub fn connected(&self) -> Option<Instant> {
         self.outbox.lock().since()
+    }
+
+    /// It is no member any more.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::Release);
+        self.gone.notify_one();
+        self.filled.notify_one();
+    }
+
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
     }
 }
 

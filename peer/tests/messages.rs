@@ -257,6 +257,20 @@ async fn a_removed_member_is_told_so_and_messages_from_it_end() {
 }
 
 #[tokio::test]
+async fn what_waits_for_a_member_when_it_leaves_still_arrives() {
+    let (mut a, mut b) = (Member::start(1), Member::start(2));
+    connect_all(&mut [&mut a, &mut b]).await;
+    for number in 0..100 {
+        a.handle.send(b.id, numbered(number, 100_000));
+    }
+    a.handle.set_members(vec![], &[b.id]);
+    for number in 0..100 {
+        assert!(b.message().await.1 == numbered(number, 100_000), "{number}");
+    }
+    a.disconnected(b.id).await;
+}
+
+#[tokio::test]
 async fn a_peer_whose_disk_turns_out_to_be_another_one_is_left() {
     let (mut a, mut b) = (Member::start(1), Member::start(2));
     b.knows(&[PeerMember { incarnation: None, ..a.as_peer() }]);

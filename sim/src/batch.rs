@@ -129,9 +129,9 @@ impl Outcome {
         lines.push(format!("{} situations, {} never met", Situation::ALL.len(), never.len()));
         lines.extend(never.iter().map(|situation| format!("{:>10}  {}", "never", situation.name())));
         let met = Situation::ALL.iter().filter(|situation| self.sometimes.count(**situation) > 0);
-        lines.extend(met.map(|situation| {
-            format!("{:>10}  {}", self.sometimes.count(*situation), situation.name())
-        }));
+        lines.extend(
+            met.map(|situation| format!("{:>10}  {}", self.sometimes.count(*situation), situation.name())),
+        );
         lines.join("\n")
     }
 }
@@ -194,7 +194,8 @@ mod tests {
             twice_one_in: 2,
         };
         let outcome = run(&batch, &|_| {});
-        let findings: Vec<_> = outcome.failed.values().map(|verdict| (verdict.seed, &verdict.finding)).collect();
+        let findings: Vec<_> =
+            outcome.failed.values().map(|verdict| (verdict.seed, &verdict.finding)).collect();
         assert!(outcome.is_ok(), "{findings:?} {:?}", outcome.not_repeatable);
         assert!(outcome.twice >= 3 && outcome.judged.operations > 1000, "{}", outcome.summary());
     }

@@ -296,7 +296,8 @@ mod tests {
     fn an_entry_committed_without_being_durable_is_reported() {
         let mut ledger = Ledger::default();
         let log = log(&[stamp(1, 10)]);
-        let refused = ledger.committed(LogIndex(1), LogIndex(0), &log, LogIndex(0), |_, _| Err("no quorum".into()));
+        let refused =
+            ledger.committed(LogIndex(1), LogIndex(0), &log, LogIndex(0), |_, _| Err("no quorum".into()));
         assert_eq!(refused, Err("no quorum".to_owned()));
     }
 

@@ -102,7 +102,10 @@ pub fn run(names: &[String], start: u64, budget: u64, jobs: usize, say: &dyn Fn(
                 let rule: String = rule.chars().take(60).collect();
                 say(&format!(
                     "{:<40} {seeds:>6}  {:<20} {} [seed {seed} {}: {rule}]",
-                    known.name, finding.checker, known.bug, profile.name()
+                    known.name,
+                    finding.checker,
+                    known.bug,
+                    profile.name()
                 ));
             }
             None => {
@@ -129,7 +132,12 @@ mod tests {
                 names_in(&path, names);
             } else if path.file_name().is_some_and(|name| name != "mutant.rs") {
                 let text = std::fs::read_to_string(&path).unwrap_or_default();
-                names.extend(text.split("mutant!(\"").skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned));
+                names.extend(
+                    text.split("mutant!(\"")
+                        .skip(1)
+                        .filter_map(|rest| rest.split('"').next())
+                        .map(str::to_owned),
+                );
             }
         }
     }

@@ -36,7 +36,6 @@ pub enum NetFault {
     Cut(BTreeSet<(HostAt, HostAt)>),
 }
 
-
 #[derive(Default)]
 struct Link {
     last_arrival: Nanos,

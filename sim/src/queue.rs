@@ -55,16 +55,6 @@ impl<T> Queue<T> {
     pub fn pop(&mut self) -> Option<(Nanos, T)> {
         self.heap.pop().map(|item| (item.at, item.event))
     }
-
-    /// How much is still to happen.
-    pub fn len(&self) -> usize {
-        self.heap.len()
-    }
-
-    /// Whether nothing will ever happen.
-    pub fn is_empty(&self) -> bool {
-        self.heap.is_empty()
-    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use folkmoot_check::{Counts as Judged, LeaseSettings, LivePeriod, Settings};
 use parking_lot::Mutex;
 
 use crate::client::wire;
-use crate::plan::{Overrides, Plan, Profile};
 use crate::faults::FaultKind;
+use crate::plan::{Overrides, Plan, Profile};
 use crate::sometimes::{Situation, Sometimes};
 use crate::time::{Nanos, SEC};
 use crate::trace::{Lines, Trace};
@@ -78,7 +78,12 @@ pub fn run_seed(seed: u64, profile: Profile, overrides: &Overrides, with_lines: 
             let place = last_panic_place();
             Verdict {
                 seed,
-                finding: Some(Finding { checker: "panic", text: format!("{text} ({place})"), at: 0, in_force: Vec::new() }),
+                finding: Some(Finding {
+                    checker: "panic",
+                    text: format!("{text} ({place})"),
+                    at: 0,
+                    in_force: Vec::new(),
+                }),
                 sometimes: Sometimes::default(),
                 trace_hash: 0,
                 time: 0,
@@ -162,4 +167,3 @@ fn truth(world: &World) -> Vec<Change> {
         })
         .collect()
 }
-

@@ -104,10 +104,10 @@ impl Work {
 impl Kept {
     /// As a file.
     pub fn to_toml(&self) -> String {
-        let kinds: Vec<_> = self.overrides.without.iter().map(|kind| format!("\"{}\"", kind.name())).collect();
-        let numbers = |set: &BTreeSet<usize>| {
-            set.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
+        let kinds: Vec<_> =
+            self.overrides.without.iter().map(|kind| format!("\"{}\"", kind.name())).collect();
+        let numbers =
+            |set: &BTreeSet<usize>| set.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let mut text = String::new();
         for line in self.story.lines() {
             text += &format!("# {line}\n");

@@ -36,11 +36,6 @@ impl Trace {
         self.hash
     }
 
-    /// Whether lines are kept.
-    pub fn keeps_lines(&self) -> bool {
-        self.lines.is_some()
-    }
-
     /// Adds a line, if lines are kept.
     pub fn line(&self, now: Nanos, text: impl FnOnce() -> String) {
         if let Some(lines) = &self.lines {

@@ -16,6 +16,11 @@ const SERVING: &str = "serving client traffic insecurely; this is strongly disco
 pub struct Process(Child);
 
 impl Process {
+    /// Takes over a process that was started.
+    pub fn new(child: Child) -> Self {
+        Self(child)
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.0.id() as i32).expect("a child has a number");
@@ -145,7 +150,7 @@ pub fn folkmoot<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(arguments: I) -> Com
 
 fn spawn(command: &mut Command) -> Process {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    Process(command.spawn().expect("the binary was built"))
+    Process::new(command.spawn().expect("the binary was built"))
 }
 
 /// Runs a command to its end.

@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn peer_urls_are_checked_as_etcd_does_and_sorted() {
-        let urls = |texts: &[&str]| peer_urls(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        let urls =
+            |texts: &[&str]| peer_urls(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
         assert_eq!(
             urls(&["http://b:2", "http://a:1"]),
             Ok(vec!["http://a:1".to_owned(), "http://b:2".to_owned()])

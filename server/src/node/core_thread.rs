@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
-use folkmoot_core::error::{Error, Fatal};
 use folkmoot_core::cluster::Member;
+use folkmoot_core::error::{Error, Fatal};
 use folkmoot_core::node::{Input, Node, Output, Reply, Slot, Status};
 
 use super::clock;

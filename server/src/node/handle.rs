@@ -201,8 +201,8 @@ impl NodeHandle {
         let voters = members.iter().filter(|member| !member.learner);
         let in_touch = match self.status().leader() {
             Some(leader) if leader == me => {
-                let (count, up) =
-                    voters.fold((0, 0), |(count, up), voter| (count + 1, up + usize::from(connected(voter.id))));
+                let (count, up) = voters
+                    .fold((0, 0), |(count, up), voter| (count + 1, up + usize::from(connected(voter.id))));
                 up > count / 2
             }
             Some(leader) => connected(leader),
@@ -246,7 +246,7 @@ impl NodeHandle {
 
     /// Prolongs a lease: its granted time to live in seconds, 0 if there is none.
     pub async fn lease_renew(&self, id: LeaseId) -> Result<i64, CallError> {
-        match self.ask_in_time(|slot| Input::LeaseRenew { slot, id }).await? {
+        match self.ask_lessor(|slot| Input::LeaseRenew { slot, id }).await? {
             Reply::LeaseRenewed { ttl, .. } => Ok(ttl),
             other => unreachable!("a renewal is answered as one, not {other:?}"),
         }
@@ -254,7 +254,7 @@ impl NodeHandle {
 
     /// What is known about a lease.
     pub async fn lease_time_to_live(&self, id: LeaseId, keys: bool) -> Result<LeaseInfo, CallError> {
-        match self.ask_in_time(|slot| Input::LeaseTimeToLive { slot, id, keys }).await? {
+        match self.ask_lessor(|slot| Input::LeaseTimeToLive { slot, id, keys }).await? {
             Reply::LeaseTimeToLive { ttl, granted_ttl, keys, revision } => {
                 Ok(LeaseInfo { ttl, granted_ttl, keys, revision })
             }
@@ -287,6 +287,15 @@ impl NodeHandle {
     async fn ask_in_time(&self, input: impl FnOnce(Slot) -> Input) -> Result<Reply, CallError> {
         self.ask(input).await.map_err(|end| match end {
             WaitEnd::Answer(error) => CallError::Answer(error),
+            WaitEnd::Expired => CallError::Answer(Error::Timeout),
+        })
+    }
+
+    /// What only the leader can answer: etcd says so when there was none for all the time.
+    async fn ask_lessor(&self, input: impl FnOnce(Slot) -> Input) -> Result<Reply, CallError> {
+        self.ask(input).await.map_err(|end| match end {
+            WaitEnd::Answer(error) => CallError::Answer(error),
+            WaitEnd::Expired if self.status().leader().is_none() => CallError::Answer(Error::NoLeader),
             WaitEnd::Expired => CallError::Answer(Error::Timeout),
         })
     }

@@ -286,7 +286,11 @@ impl StorageThread {
         let dir = reports.dir.temp_path("copy");
         match snapshot::make(&self.engine.current(), &dir) {
             Ok(files) => {
-                tracing::info!(bytes = files.total_bytes, "applied-index" = files.applied.index.0, "made a snapshot for another member");
+                tracing::info!(
+                    bytes = files.total_bytes,
+                    "applied-index" = files.applied.index.0,
+                    "made a snapshot for another member"
+                );
                 reports.snapshots.made(id, files.dir);
                 reports.inbox.complete(Input::SnapshotMade { id, position: files.applied });
             }
@@ -320,7 +324,11 @@ impl StorageThread {
         let old = self.engine.swap(Arc::new(new));
         self.garbage.send_replace(Garbage { finished: 0, running: applied.compact_revision > 0 });
         self.plan_garbage()?;
-        tracing::info!("applied-index" = applied.index.0, revision = applied.revision, "installed a snapshot");
+        tracing::info!(
+            "applied-index" = applied.index.0,
+            revision = applied.revision,
+            "installed a snapshot"
+        );
         reports.inbox.complete(Input::SnapshotInstalled { staged });
         remove_when_unused(old, Arc::clone(&reports.dir));
         Ok(())

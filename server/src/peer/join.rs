@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use folkmoot_core::types::{ClusterId, MemberId};
+use folkmoot_core::types::MemberId;
 use folkmoot_peer::{ClusterInfo, FetchError, MemberInfo};
 use folkmoot_storage::DirIdentity;
+use futures_util::future::join_all;
 
 use crate::config::InitialCluster;
 
@@ -20,7 +21,9 @@ pub enum JoinError {
     #[error("cannot fetch cluster info from peer urls: {0}")]
     Fetch(#[from] FetchError),
     /// The members given are not those of the cluster.
-    #[error("error validating peerURLs {given}: member count is unequal; the cluster has {expected} members: add this one to it first, and name all of them in --initial-cluster")]
+    #[error(
+        "error validating peerURLs {given}: member count is unequal; the cluster has {expected} members: add this one to it first, and name all of them in --initial-cluster"
+    )]
     CountUnequal {
         /// `--initial-cluster`.
         given: String,
@@ -28,7 +31,9 @@ pub enum JoinError {
         expected: usize,
     },
     /// A member of the cluster is not among those given.
-    #[error("error validating peerURLs {given}: PeerURLs: no match found for existing member ({id}, [{urls}])")]
+    #[error(
+        "error validating peerURLs {given}: PeerURLs: no match found for existing member ({id}, [{urls}])"
+    )]
     NoMatch {
         /// `--initial-cluster`.
         given: String,
@@ -51,9 +56,20 @@ pub enum JoinError {
     Runtime(#[from] std::io::Error),
 }
 
-fn ask(urls: &[String]) -> Result<Result<ClusterInfo, FetchError>, std::io::Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(folkmoot_peer::fetch_cluster(urls, WITHIN)))
+/// Asks all at the same time. On a thread of its own, because whoever starts a server may be inside
+/// a runtime already.
+fn ask_all(urls: &[String]) -> Result<Vec<Result<ClusterInfo, FetchError>>, std::io::Error> {
+    let ask = |url: &String| {
+        let url = url.clone();
+        async move { folkmoot_peer::fetch_cluster(&[url], WITHIN).await }
+    };
+    std::thread::scope(|scope| {
+        let asking = std::thread::Builder::new().name("join".into()).spawn_scoped(scope, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok(runtime.block_on(join_all(urls.iter().map(ask))))
+        })?;
+        asking.join().unwrap_or_else(|_| Err(std::io::Error::other("the thread that asks panicked")))
+    })
 }
 
 fn urls_of_others(cluster: &InitialCluster, own_name: &str) -> Vec<String> {
@@ -69,14 +85,29 @@ pub fn find_cluster(
     cluster: &InitialCluster,
     own_name: &str,
 ) -> Result<(DirIdentity, ClusterInfo), JoinError> {
-    let info = ask(&urls_of_others(cluster, own_name))??;
-    let own = own_id(&info, cluster, own_name)?;
+    let (info, own) = find_own_id(cluster, own_name)?;
     let member = info.members.iter().find(|member| member.id == own);
     // Somebody was it before, elsewhere.
     if member.is_some_and(|member| member.incarnation.is_some()) {
         return Err(JoinError::Bootstrapped { id: own });
     }
     Ok((DirIdentity { cluster_id: info.cluster_id, member_id: own }, info))
+}
+
+/// One that knows the members that were given is enough: who lags behind may not have heard yet
+/// that this one was added.
+fn find_own_id(cluster: &InitialCluster, own_name: &str) -> Result<(ClusterInfo, MemberId), JoinError> {
+    let (mut mismatch, mut tried) = (None, Vec::new());
+    for answer in ask_all(&urls_of_others(cluster, own_name))? {
+        match answer {
+            Ok(info) => match own_id(&info, cluster, own_name) {
+                Ok(own) => return Ok((info, own)),
+                Err(error) => mismatch = Some(error),
+            },
+            Err(error) => tried.extend(error.tried),
+        }
+    }
+    Err(mismatch.unwrap_or(JoinError::Fetch(FetchError { tried })))
 }
 
 fn own_id(info: &ClusterInfo, cluster: &InitialCluster, own_name: &str) -> Result<MemberId, JoinError> {
@@ -113,24 +144,23 @@ pub fn check_not_bootstrapped(
     own_name: &str,
     identity: DirIdentity,
 ) -> Result<(), JoinError> {
-    let urls = urls_of_others(cluster, own_name);
-    if urls.is_empty() {
-        return Ok(());
+    for info in ask_all(&urls_of_others(cluster, own_name))?.into_iter().flatten() {
+        let has_served = |member: &MemberInfo| {
+            member.id == identity.member_id
+                && (member.incarnation.is_some() || !member.client_urls.is_empty())
+        };
+        let known = info.members.iter().any(has_served) || info.removed.contains(&identity.member_id);
+        if info.cluster_id == identity.cluster_id && known {
+            return Err(JoinError::Bootstrapped { id: identity.member_id });
+        }
     }
-    let Ok(info) = ask(&urls)? else { return Ok(()) };
-    let ClusterId(found) = info.cluster_id;
-    let has_served = |member: &MemberInfo| {
-        member.id == identity.member_id && (member.incarnation.is_some() || !member.client_urls.is_empty())
-    };
-    let known = info.members.iter().any(has_served) || info.removed.contains(&identity.member_id);
-    match found == identity.cluster_id.0 && known {
-        true => Err(JoinError::Bootstrapped { id: identity.member_id }),
-        false => Ok(()),
-    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use folkmoot_core::types::ClusterId;
+
     use super::*;
     use crate::config::InitialMember;
 
@@ -176,7 +206,10 @@ mod tests {
         let given = cluster(&[("a", &["http://a:1"]), ("b", &["http://b:1"])]);
         let text = |members| own_id(&info(members), &given, "b").unwrap_err().to_string();
         let one = text(vec![member(6, &["http://a:1"])]);
-        assert!(one.contains("error validating peerURLs a=http://a:1,b=http://b:1: member count is unequal"), "{one}");
+        assert!(
+            one.contains("error validating peerURLs a=http://a:1,b=http://b:1: member count is unequal"),
+            "{one}"
+        );
         let other = text(vec![member(6, &["http://a:1"]), member(0x1f, &["http://c:1"])]);
         assert!(other.contains("PeerURLs: no match found for existing member (1f, [http://c:1])"), "{other}");
     }

@@ -7,6 +7,7 @@
 mod join;
 mod snapshots;
 
+use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,6 +17,8 @@ use folkmoot_core::node::{Input, SnapshotId, Status};
 use folkmoot_core::types::{ClusterId, MemberId};
 use folkmoot_peer::{ClusterInfo, Event, Flow, Identity, MemberInfo, PeerConfig, PeerHandle, PeerMember};
 use folkmoot_storage::DataDir;
+use tokio::net::TcpSocket;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use super::node::{Inbox, Published};
@@ -31,12 +34,42 @@ pub struct Peers {
     snapshots: Arc<SnapshotDesk>,
 }
 
+/// Connections that wait until they are accepted.
+const BACKLOG: u32 = 1024;
+
+/// A port that is taken, and not listened at yet.
+pub struct PeerSocket {
+    /// The URL it was given as.
+    pub url: String,
+    /// The socket, bound.
+    pub socket: TcpSocket,
+}
+
+/// Why the transport could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum PeersError {
+    /// The address cannot be listened at.
+    #[error("cannot listen for peers: {source}; url={url}")]
+    Listen {
+        /// The listener.
+        url: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The system refused a thread or a runtime.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+    /// The transport's own reasons.
+    #[error(transparent)]
+    Transport(#[from] folkmoot_peer::StartError),
+}
+
 /// What the transport is built from.
 pub struct PeersSetup {
     /// Who this member is.
     pub identity: Identity,
-    /// Where the others connect.
-    pub listeners: Vec<TcpListener>,
+    /// Where the others connect; not listened at before.
+    pub sockets: Vec<PeerSocket>,
     /// The data directory, for snapshots that arrive.
     pub dir: Arc<DataDir>,
     /// Snapshots by number.
@@ -80,11 +113,13 @@ impl Drop for PeersThread {
 /// Starts the transport on a thread of its own.
 ///
 /// # Errors
-/// The system refused a thread, or the directory for snapshots cannot be used.
-pub fn start(setup: PeersSetup, fate: &Fate) -> std::io::Result<(Peers, PeersThread)> {
-    let PeersSetup { identity, listeners, dir, snapshots, inbox, published, snapshot_rate } = setup;
+/// A port was taken by somebody else, the system refused a thread, or the directory for snapshots
+/// cannot be used.
+pub fn start(setup: PeersSetup, fate: &Fate) -> Result<(Peers, PeersThread), PeersError> {
+    let PeersSetup { identity, sockets, dir, snapshots, inbox, published, snapshot_rate } = setup;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
+    let listeners = listen(sockets, &runtime)?;
     let events = Events {
         cluster_id: identity.cluster,
         inbox,
@@ -101,8 +136,7 @@ pub fn start(setup: PeersSetup, fate: &Fate) -> std::io::Result<(Peers, PeersThr
         runtime.handle().clone(),
         move |event| events.take(event),
         move || describe(identity.cluster, &published),
-    )
-    .map_err(std::io::Error::other)?;
+    )?;
     snapshots.set_rate(snapshot_rate);
     let (stop, mut stopped) = watch::channel(false);
     let runtime_handle = runtime.handle().clone();
@@ -114,6 +148,15 @@ pub fn start(setup: PeersSetup, fate: &Fate) -> std::io::Result<(Peers, PeersThr
     let thread = spawn_thread("peers", fate, work, || {})?;
     let peers = Peers { handle: handle.clone(), snapshots };
     Ok((peers, PeersThread { handle, runtime: runtime_handle, stop, thread: Some(thread) }))
+}
+
+fn listen(sockets: Vec<PeerSocket>, runtime: &Runtime) -> Result<Vec<TcpListener>, PeersError> {
+    let _inside = runtime.enter();
+    let listen = |PeerSocket { url, socket }| {
+        let listener = socket.listen(BACKLOG).and_then(tokio::net::TcpListener::into_std);
+        listener.map_err(|source| PeersError::Listen { url, source })
+    };
+    sockets.into_iter().map(listen).collect()
 }
 
 /// The cluster as this member knows it, for those who want to join.

@@ -1,8 +1,8 @@
 //! Builds everything, in order, and takes it down again.
 //!
-//! Start: check the settings, take the listeners' ports, lock the data directory, open engine and
-//! log, start the threads, wait for leadership and for this member's own announcement, and only
-//! then serve. Stop: end the calls, then the core, the log, the hub, and last the engine, flushed
+//! Start: check the settings, take the listeners' ports, ask the other members if this one is new,
+//! lock the data directory, open engine and log, start the threads, wait for leadership and for this
+//! member's own announcement, and only then serve. Stop: end the calls, then the core, the log, the hub, and last the engine, flushed
 //! so that the next start has little to read.
 
 mod signals;
@@ -10,7 +10,7 @@ mod store;
 mod threads;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +20,12 @@ use folkmoot_core::command::{Command, Kind};
 use folkmoot_core::error::Fatal;
 use folkmoot_storage::{DataDir, StorageError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError, ServiceUrl, Settings};
 use crate::node::NodeHandle;
+use crate::peer::PeerSocket;
 use crate::runtimes::Runtimes;
 use crate::tasks::Fate;
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
@@ -54,6 +56,9 @@ pub enum StartError {
     /// The other members keep this one from starting.
     #[error(transparent)]
     Join(#[from] crate::peer::JoinError),
+    /// The way to the other members could not be opened.
+    #[error(transparent)]
+    Peers(#[from] crate::peer::PeersError),
     /// The system refused a thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -94,12 +99,12 @@ impl Server {
         let mut settings = config.validate()?;
         log_settings(&settings);
         let listeners = bind(&settings.listen_client, "clients")?;
-        let peer_listeners = bind(&settings.listen_peer, "peers")?;
+        let peer_sockets = take_ports(&settings.listen_peer)?;
         if settings.advertise_client.is_empty() {
             settings.advertise_client = advertised(&settings, &listeners);
         }
         let opened = store::open(&settings)?;
-        let mut server = threads::start(settings, opened, peer_listeners)?;
+        let mut server = threads::start(settings, opened, peer_sockets)?;
         server.announce()?;
         server.accept(listeners)?;
         Ok(server)
@@ -137,6 +142,13 @@ impl Server {
     pub fn shutdown(mut self) -> Result<(), String> {
         self.stop();
         self.fate.failure().map_or(Ok(()), Err)
+    }
+
+    /// Stops without handing leadership over, so that the others have to notice by themselves that
+    /// it is gone; for tests of what they do then. Everything acknowledged is kept.
+    #[doc(hidden)]
+    pub fn abandon(mut self) {
+        self.end();
     }
 
     /// Waits for leadership, and announces name and client URLs to the cluster.
@@ -199,6 +211,10 @@ impl Server {
 
     fn stop(&mut self) {
         self.hand_over();
+        self.end();
+    }
+
+    fn end(&mut self) {
         let Some(runtimes) = self.runtimes.take() else { return };
         self.stopping.send_replace(true);
         self.threads.stop_watching();
@@ -224,12 +240,16 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let server = Server::start(config)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
-    let ended = runtime.block_on(signals::wait(server.failed(), server.removed())).map_err(StartError::Thread)?;
+    let ended =
+        runtime.block_on(signals::wait(server.failed(), server.removed())).map_err(StartError::Thread)?;
     match ended {
         signals::Ended::Removed => {
             // Others may still learn from this member that it knows.
             std::thread::sleep(Duration::from_secs(1));
-            tracing::warn!(error = "the member has been permanently removed from the cluster", "server error");
+            tracing::warn!(
+                error = "the member has been permanently removed from the cluster",
+                "server error"
+            );
             tracing::warn!("data-dir used by this member must be removed");
             server.shutdown().map_err(RunError::Failed)?;
             tracing::info!("closed etcd server");
@@ -271,6 +291,7 @@ fn log_settings(settings: &Settings) {
         "heartbeat-interval" = format!("{}ms", config.heartbeat_ms),
         "election-timeout" = format!("{}ms", config.election_ms),
         "snapshot-count" = config.snapshot_count,
+        "snapshot-catchup-entries" = config.snapshot_catchup_entries,
         "max-txn-ops" = config.max_txn_ops,
         "max-request-bytes" = config.max_request_bytes,
         "quota-backend-bytes" = config.quota_backend_bytes,
@@ -293,10 +314,32 @@ fn bind(urls: &[ServiceUrl], whom: &'static str) -> Result<Vec<TcpListener>, Sta
     urls.iter()
         .map(|url| {
             let ip = url.bind_ip().expect("checked with the settings");
-            TcpListener::bind((ip, url.port))
-                .map_err(|source| StartError::Listen { whom, url: url.to_string(), source })
+            TcpListener::bind((ip, url.port)).map_err(|source| StartError::Listen {
+                whom,
+                url: url.to_string(),
+                source,
+            })
         })
         .collect()
+}
+
+/// Takes the ports for other members, without listening: whoever asks this member before it can
+/// answer must be refused at once. Members that start a cluster together ask each other.
+fn take_ports(urls: &[ServiceUrl]) -> Result<Vec<PeerSocket>, StartError> {
+    let take = |url: &ServiceUrl| {
+        let ip = url.bind_ip().expect("checked with the settings");
+        let socket = match ip {
+            IpAddr::V4(_) => TcpSocket::new_v4()?,
+            IpAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // As the standard library does: connections that ended a moment ago keep nobody from it.
+        socket.set_reuseaddr(true)?;
+        socket.bind((ip, url.port).into())?;
+        Ok(PeerSocket { url: url.to_string(), socket })
+    };
+    let failed =
+        |url: &ServiceUrl, source| StartError::Listen { whom: "peers", url: url.to_string(), source };
+    urls.iter().map(|url| take(url).map_err(|source| failed(url, source))).collect()
 }
 
 /// What clients are told when the operator said nothing: where the listeners ended up.
@@ -354,9 +397,7 @@ async fn check_state(node: &NodeHandle) -> Result<(), String> {
     let compared = comparison.wait_for(|(compared, wrong)| *compared > 0 || *wrong);
     let found = tokio::time::timeout(node.settings().request_timeout, compared).await;
     match found {
-        Ok(Ok(found)) if found.1 => {
-            Err(format!("{} found data inconsistency with peers", node.member_id()))
-        }
+        Ok(Ok(found)) if found.1 => Err(format!("{} found data inconsistency with peers", node.member_id())),
         Ok(Ok(_)) => {
             tracing::info!("finished initial corruption check: no corruption found");
             Ok(())

@@ -26,7 +26,10 @@ pub enum Ended {
 
 /// Waits for a signal, the server's failure or its removal. From the first call on the signals do not end the
 /// process by themselves.
-pub async fn wait(failed: impl Future<Output = String>, removed: impl Future<Output = ()>) -> io::Result<Ended> {
+pub async fn wait(
+    failed: impl Future<Output = String>,
+    removed: impl Future<Output = ()>,
+) -> io::Result<Ended> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(tokio::select! {

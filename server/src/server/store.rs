@@ -6,7 +6,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use folkmoot_core::apply::meta::Applied;
 use folkmoot_core::env::Engine as _;
 use folkmoot_core::error::Fatal;
-use folkmoot_core::limits;
 use folkmoot_core::node::{Bootstrap, bootstrap};
 use folkmoot_core::types::LogIndex;
 use folkmoot_core::wal::Recovered;
@@ -78,7 +77,7 @@ pub fn open(settings: &Settings) -> Result<Opened, StartError> {
     }
     // Followers that lag a little are served from the log, also after a restart.
     let alone = applied.conf_state.voters.len() + applied.conf_state.learners.len() <= 1;
-    let kept = if alone { 0 } else { limits::TAIL_ENTRIES_KEPT as u64 };
+    let kept = if alone { 0 } else { config.snapshot_catchup_entries };
     let discard_through = LogIndex(applied.index.0.saturating_sub(kept));
     let wal_options = WalOptions { discard_through, ..WalOptions::default() };
     let (wal, recovered) = Wal::open_with(&dir.wal_dir(), identity.into(), wal_options)?;

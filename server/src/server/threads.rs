@@ -1,6 +1,5 @@
 //! Builds the member's threads and the runtimes around them.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use crate::config::Settings;
 use crate::node::{
     CoreThread, Inbox, NodeHandle, Port, Published, Reports, Shared, StorageHandle, run_wal, storage_thread,
 };
-use crate::peer::{self, PeersSetup, PeersThread, SnapshotDesk};
+use crate::peer::{self, PeerSocket, PeersSetup, PeersThread, SnapshotDesk};
 use crate::runtimes::{self, RuntimeParts, Runtimes};
 use crate::tasks::{Fate, spawn_thread};
 use crate::upkeep;
@@ -68,7 +67,11 @@ fn join(thread: &mut Option<JoinHandle<()>>) {
 }
 
 /// Starts the member's threads and the runtimes, which serve nothing yet.
-pub fn start(settings: Settings, opened: Opened, peer_listeners: Vec<TcpListener>) -> Result<Server, StartError> {
+pub fn start(
+    settings: Settings,
+    opened: Opened,
+    peer_sockets: Vec<PeerSocket>,
+) -> Result<Server, StartError> {
     let Opened { dir, engine, wal, recovered, identity, boot, contacts } = opened;
     let config = &settings.config;
     let node_config = NodeConfig {
@@ -80,12 +83,17 @@ pub fn start(settings: Settings, opened: Opened, peer_listeners: Vec<TcpListener
         strict_reconfig: config.strict_reconfig_check,
         max_learners: config.max_learners,
         auto_repair: config.auto_repair,
+        kept_entries: usize::try_from(config.snapshot_catchup_entries).unwrap_or(usize::MAX),
         ..NodeConfig::new(identity.cluster_id, identity.member_id, boot, rand::random())
     };
     let node = Node::new(node_config, Arc::clone(&engine) as Arc<dyn Engine>, recovered)?;
     let reader = node.reader();
     let hub_state = new_hub(&settings, &reader);
     let published = Arc::new(Published::new(node.status()));
+    if node.status().removed.contains(&identity.member_id) {
+        // It was told before it was stopped, and need not hear it from the others again.
+        published.set_removed_self();
+    }
     let (hub, hub_work) = hub_thread();
     let (storage, storage_work) =
         storage_thread(Arc::clone(&engine), reader.compact_revision(), reader.revision(), &settings.config);
@@ -102,14 +110,14 @@ pub fn start(settings: Settings, opened: Opened, peer_listeners: Vec<TcpListener
             boot,
             incarnation: dir.incarnation(),
         },
-        listeners: peer_listeners,
+        sockets: peer_sockets,
         dir: Arc::clone(&dir),
         snapshots: Arc::clone(&snapshots),
         inbox: Arc::clone(&inbox),
         published: Arc::clone(&published),
         snapshot_rate: Some(SNAPSHOT_BYTES_PER_SECOND),
     };
-    let (peers, peers_thread) = peer::start(setup, &fate).map_err(StartError::Thread)?;
+    let (peers, peers_thread) = peer::start(setup, &fate)?;
     match node.status().members.is_empty() {
         // It has yet to hear from the cluster who belongs to it.
         true => peers.set_first_contacts(contacts),
@@ -147,13 +155,8 @@ pub fn start(settings: Settings, opened: Opened, peer_listeners: Vec<TcpListener
         known_members: None,
         fate: fate.clone(),
     };
-    let reports = Reports {
-        inbox: Arc::clone(&inbox),
-        hub: hub.clone(),
-        published,
-        snapshots,
-        dir: Arc::clone(&dir),
-    };
+    let reports =
+        Reports { inbox: Arc::clone(&inbox), hub: hub.clone(), published, snapshots, dir: Arc::clone(&dir) };
 
     // When one of the member's threads ends early, the core thread must end too, and with it
     // everybody's wait.

@@ -15,8 +15,12 @@ use crate::world::{Answer, World};
 enum State {
     Idle,
     Granting,
-    Attaching { left: u64 },
-    Renewing { left: u64 },
+    Attaching {
+        left: u64,
+    },
+    Renewing {
+        left: u64,
+    },
     Asking,
     Revoking,
     /// Waiting long enough for the lease to end by itself.

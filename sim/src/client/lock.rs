@@ -203,7 +203,11 @@ impl LockClient {
     fn use_resource(&mut self, world: &mut World) {
         let resource = Bytes::from(self.prefix());
         let uses = &mut world.history.fence_uses;
-        let largest = uses.iter().filter(|past| past.resource == resource && past.accepted).map(|past| past.token).max();
+        let largest = uses
+            .iter()
+            .filter(|past| past.resource == resource && past.accepted)
+            .map(|past| past.token)
+            .max();
         let accepted = largest.is_none_or(|largest| self.token >= largest);
         uses.push(FenceUse { resource, client: self.number, token: self.token, at: world.now, accepted });
         if !accepted {

@@ -142,8 +142,7 @@ impl World {
         match before {
             Some(before) if !self.hosts[before].gone && !random.one_in(10) => before,
             _ => {
-                let there: Vec<HostAt> =
-                    (0..self.hosts.len()).filter(|at| !self.hosts[*at].gone).collect();
+                let there: Vec<HostAt> = (0..self.hosts.len()).filter(|at| !self.hosts[*at].gone).collect();
                 *random.pick(&there)
             }
         }

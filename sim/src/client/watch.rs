@@ -67,7 +67,9 @@ impl WatchClient {
                     world.close_stream(stream);
                     self.ended(world);
                 }
-                _ if !world.is_closing() && (self.watches.len() as u64) < WATCHES_MAX => self.begin(at, world),
+                _ if !world.is_closing() && (self.watches.len() as u64) < WATCHES_MAX => {
+                    self.begin(at, world)
+                }
                 _ => {}
             },
         }
@@ -145,11 +147,7 @@ impl WatchClient {
         watching.asked_from = watching.next;
         let member = world.hosts[member].id.0;
         let watch = &mut world.history.watches[watching.place];
-        watch.messages.push(WatchMessage::Resumed {
-            at: world.now,
-            member,
-            start_revision: watching.next,
-        });
+        watch.messages.push(WatchMessage::Resumed { at: world.now, member, start_revision: watching.next });
         let create = wire::create_request(&watch.request, watching.next, id);
         world.watch_ask(stream, HubInput::Create(stream, create));
         world.met(Situation::WatchResumed);

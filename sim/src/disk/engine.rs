@@ -91,7 +91,8 @@ impl SimEngine {
         let State { rows, journal, batches, bytes } = &mut *state;
         let keep = kept.checked_sub(1).map_or(0, |last| batches.get(last).copied().unwrap_or(journal.len()));
         for undo in journal.drain(keep..).rev() {
-            let length = |value: &Option<Bytes>| value.as_ref().map_or(0, |value| undo.key.len() + value.len());
+            let length =
+                |value: &Option<Bytes>| value.as_ref().map_or(0, |value| undo.key.len() + value.len());
             *bytes += length(&undo.before);
             let gone = rows.set(undo.family, undo.key.clone(), undo.before);
             *bytes -= length(&gone);

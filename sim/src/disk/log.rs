@@ -74,8 +74,11 @@ impl LogWriter {
         found.sort();
         let first = found.iter().filter(|((_, first), _)| *first).map(|((number, _), _)| *number).max();
         let first = first.unwrap_or(1);
-        let segments: Vec<(u64, String)> =
-            found.into_iter().map(|((number, _), file)| (number, file)).filter(|(n, _)| *n >= first).collect();
+        let segments: Vec<(u64, String)> = found
+            .into_iter()
+            .map(|((number, _), file)| (number, file))
+            .filter(|(n, _)| *n >= first)
+            .collect();
         let mut recovery = Recovery::new(identity).starting_with(first).discard_through(discard_through);
         for (_, file) in &segments {
             let bytes = disk.read(file).expect("listed above");
@@ -207,7 +210,8 @@ impl LogWriter {
         let needed = (SEGMENT_HEADER_BYTES + frame).next_multiple_of(4096).max(self.segment_bytes);
         let sequence = self.chain.newest().map_or(1, |newest| newest + 1);
         let file = name(sequence, false);
-        let spare = disk.list().into_iter().find(|(file, size)| file.ends_with(SPARE_SUFFIX) && *size >= needed);
+        let spare =
+            disk.list().into_iter().find(|(file, size)| file.ends_with(SPARE_SUFFIX) && *size >= needed);
         let size = match spare {
             Some((spare, size)) => {
                 disk.rename(&spare, &file);

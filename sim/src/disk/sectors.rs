@@ -92,6 +92,7 @@ impl SimDisk {
     }
 
     /// How many sectors a power cut may lose.
+    #[cfg(test)]
     pub fn dirty_sectors(&self) -> usize {
         self.files.values().map(|file| file.durable.len()).sum()
     }

@@ -10,16 +10,19 @@ use folkmoot_core::types::MemberId;
 use folkmoot_proto::etcdserverpb as pb;
 
 use super::FaultKind;
+use crate::network::HostAt;
 use crate::random::Random;
 use crate::sometimes::Situation;
 use crate::time::{MS, Nanos, SEC};
-use crate::network::HostAt;
 use crate::world::{ADMINISTRATOR, Admin, Answer, Happening, Phase, Stop, World, member};
 
 /// What a job wants next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Wish {
-    Add { id: MemberId, learner: bool },
+    Add {
+        id: MemberId,
+        learner: bool,
+    },
     /// Add the id of a member that was removed, which must be refused.
     AddAgain(MemberId),
     Promote(MemberId),
@@ -284,7 +287,9 @@ impl World {
     /// Whether what the leader says about the members is new enough to act on.
     fn is_settled(&self, leader: usize) -> bool {
         let host = &self.hosts[leader];
-        host.running.as_ref().is_some_and(|running| running.node.status().applied == running.node.status().committed)
+        host.running
+            .as_ref()
+            .is_some_and(|running| running.node.status().applied == running.node.status().committed)
             && matches!(self.phase, Phase::Healing(since) if self.now > since + 5 * SEC)
     }
 }

@@ -65,7 +65,8 @@ impl World {
                 let mut places: Vec<HostAt> = (0..count).collect();
                 random.shuffle(&mut places);
                 let cut = random.between(1, count as u64 - 1) as usize;
-                let groups = vec![places[..cut].iter().copied().collect(), places[cut..].iter().copied().collect()];
+                let groups =
+                    vec![places[..cut].iter().copied().collect(), places[cut..].iter().copied().collect()];
                 self.begin_cut(at, NetFault::Groups(groups));
             }
             FaultKind::IsolateLeader => {
@@ -111,8 +112,7 @@ impl World {
             }
             FaultKind::CrashMidOutputs => {
                 let struck = self.one(random);
-                self.hosts[struck].armed =
-                    Some(if random.one_in(2) { Stop::Kill } else { Stop::PowerCut });
+                self.hosts[struck].armed = Some(if random.one_in(2) { Stop::Kill } else { Stop::PowerCut });
             }
             FaultKind::CrashLoop => {
                 let struck = self.one(random);
@@ -269,9 +269,7 @@ impl World {
         self.network.begin(at, fault);
         if let Some(leader) = self.leader() {
             let reached = (0..self.hosts.len())
-                .filter(|other| {
-                    !self.network.is_cut(leader, *other) && !self.network.is_cut(*other, leader)
-                })
+                .filter(|other| !self.network.is_cut(leader, *other) && !self.network.is_cut(*other, leader))
                 .count();
             if reached * 2 <= self.hosts.len() {
                 self.met(Situation::PartitionedLeader);
@@ -296,7 +294,9 @@ impl World {
     /// An episode with several steps goes on.
     pub fn fault_goes_on(&mut self, at: usize) {
         let Some(kind) = self.storm.active.get(&at).copied() else { return };
-        let Some(struck) = self.storm.touched.get(&at).and_then(|struck| struck.last()).copied() else { return };
+        let Some(struck) = self.storm.touched.get(&at).and_then(|struck| struck.last()).copied() else {
+            return;
+        };
         match kind {
             FaultKind::Flap => {
                 if self.network.is_cut(struck, (struck + 1) % self.hosts.len()) {

@@ -143,7 +143,8 @@ impl Host {
 impl World {
     /// Sets up the first members and starts them.
     pub(super) fn found_cluster(&mut self) {
-        let members: Vec<Member> = (1..=self.plan.members as u64).map(|id| member(MemberId(id), false)).collect();
+        let members: Vec<Member> =
+            (1..=self.plan.members as u64).map(|id| member(MemberId(id), false)).collect();
         for first in members.clone() {
             let engine = Arc::new(SimEngine::default());
             let cluster = Bootstrap { cluster_id: CLUSTER, members: members.clone() };
@@ -395,4 +396,3 @@ pub fn member(id: MemberId, learner: bool) -> Member {
         incarnation: 0,
     }
 }
-

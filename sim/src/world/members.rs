@@ -16,7 +16,8 @@ use crate::time::{MS, SEC};
 impl World {
     /// The members as the most advanced of those that run knows them.
     pub fn members(&self) -> Vec<Member> {
-        let advanced = self.hosts.iter().filter_map(|host| host.running.as_ref()).map(|running| &running.node);
+        let advanced =
+            self.hosts.iter().filter_map(|host| host.running.as_ref()).map(|running| &running.node);
         let advanced = advanced.max_by_key(|node| node.status().applied);
         advanced.map(|node| node.status().members.as_ref().clone()).unwrap_or_default()
     }

@@ -273,8 +273,11 @@ impl World {
         if self.finding.is_none() {
             self.trace.line(self.now, || format!("FINDING {checker}: {text}"));
             let episodes = &self.plan.episodes;
-            let in_force =
-                self.storm.active.iter().map(|(at, kind)| format!("#{} {}", episodes[*at].number, kind.name()));
+            let in_force = self
+                .storm
+                .active
+                .iter()
+                .map(|(at, kind)| format!("#{} {}", episodes[*at].number, kind.name()));
             self.finding = Some(Finding { checker, text, at: self.now, in_force: in_force.collect() });
         }
     }

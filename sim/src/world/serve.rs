@@ -110,37 +110,38 @@ impl World {
         }
         let Some(running) = &host.running else { return self.answer(id, Answer::NotConnected) };
         let life = host.life;
-        let input = match &call.ask {
-            Ask::Admin(Admin::MoveLeader(target)) => {
-                Ok(Some(Input::TransferLeader { slot: Slot(id), target: *target }))
-            }
-            Ask::Admin(Admin::StepDown) => Ok(Some(Input::StepDown { slot: Slot(id) })),
-            Ask::Admin(Admin::Command(command)) => {
-                Ok(Some(Input::Propose { slot: Slot(id), command: command.clone() }))
-            }
-            Ask::Operation(place) => match &self.history.operations[*place].request {
-                Request::Range(range) => {
-                    let status = running.node.status();
-                    if range.serializable || status.sole_leader {
-                        Ok(None)
-                    } else if status.learner {
-                        Err(Error::NotSupportedForLearner)
-                    } else {
-                        if status.leader.is_none() {
-                            self.sometimes.met(Situation::ReadWhileNoLeader);
-                        }
-                        Ok(Some(Input::ReadIndex { slot: Slot(id) }))
-                    }
+        let input =
+            match &call.ask {
+                Ask::Admin(Admin::MoveLeader(target)) => {
+                    Ok(Some(Input::TransferLeader { slot: Slot(id), target: *target }))
                 }
-                Request::LeaseKeepAlive { id: lease } => Ok(LeaseId::from_wire(*lease)
-                    .map(|lease| Input::LeaseRenew { slot: Slot(id), id: lease })),
-                Request::LeaseTimeToLive { id: lease, keys } => Ok(LeaseId::from_wire(*lease)
-                    .map(|lease| Input::LeaseTimeToLive { slot: Slot(id), id: lease, keys: *keys })),
-                Request::Txn(txn) => validate::check_txn(&wire::core_txn(txn), 128)
-                    .map(|()| Some(propose(id, &self.history.operations[*place].request))),
-                request => Ok(Some(propose(id, request))),
-            },
-        };
+                Ask::Admin(Admin::StepDown) => Ok(Some(Input::StepDown { slot: Slot(id) })),
+                Ask::Admin(Admin::Command(command)) => {
+                    Ok(Some(Input::Propose { slot: Slot(id), command: command.clone() }))
+                }
+                Ask::Operation(place) => match &self.history.operations[*place].request {
+                    Request::Range(range) => {
+                        let status = running.node.status();
+                        if range.serializable || status.sole_leader {
+                            Ok(None)
+                        } else if status.learner {
+                            Err(Error::NotSupportedForLearner)
+                        } else {
+                            if status.leader.is_none() {
+                                self.sometimes.met(Situation::ReadWhileNoLeader);
+                            }
+                            Ok(Some(Input::ReadIndex { slot: Slot(id) }))
+                        }
+                    }
+                    Request::LeaseKeepAlive { id: lease } => Ok(LeaseId::from_wire(*lease)
+                        .map(|lease| Input::LeaseRenew { slot: Slot(id), id: lease })),
+                    Request::LeaseTimeToLive { id: lease, keys } => Ok(LeaseId::from_wire(*lease)
+                        .map(|lease| Input::LeaseTimeToLive { slot: Slot(id), id: lease, keys: *keys })),
+                    Request::Txn(txn) => validate::check_txn(&wire::core_txn(txn), 128)
+                        .map(|()| Some(propose(id, &self.history.operations[*place].request))),
+                    request => Ok(Some(propose(id, request))),
+                },
+            };
         match input {
             Err(error) => self.answer(id, Answer::Error(error)),
             Ok(None) => self.read_soon(id, life),
@@ -257,12 +258,8 @@ impl World {
         for id in waiting {
             self.answer(id, Answer::Lost);
         }
-        let gone: Vec<u64> = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.host == at)
-            .map(|(id, _)| *id)
-            .collect();
+        let gone: Vec<u64> =
+            self.streams.iter().filter(|(_, stream)| stream.host == at).map(|(id, _)| *id).collect();
         for stream in gone {
             self.stream_lost_soon(stream);
         }
@@ -281,10 +278,15 @@ impl World {
             operation.outcome = outcome(&answer);
             self.trace.mix(place as u64);
             let outcome = &self.history.operations[place].outcome;
-            self.trace.line(self.now, || format!("call {place} ends: {answer:?} {}", match outcome {
-                Outcome::Unknown => "(unknown)",
-                _ => "",
-            }));
+            self.trace.line(self.now, || {
+                format!(
+                    "call {place} ends: {answer:?} {}",
+                    match outcome {
+                        Outcome::Unknown => "(unknown)",
+                        _ => "",
+                    }
+                )
+            });
         }
         self.caller_hears(call.client, id, answer);
     }

@@ -305,7 +305,10 @@ impl World {
             let excused = self.hosts[at].spoiled;
             self.note(|| format!("member {id} says that its state is wrong"));
             if !excused {
-                self.fail("integrity", format!("member {id} believes that its state is wrong, and it is not"));
+                self.fail(
+                    "integrity",
+                    format!("member {id} believes that its state is wrong, and it is not"),
+                );
             }
         }
         running.seen.corrupt = corrupt;
