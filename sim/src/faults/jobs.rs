@@ -281,6 +281,12 @@ impl World {
         if !decided && matches!(self.phase, Phase::Healing(since) if self.now > since + 15 * SEC) {
             self.met(Situation::DisputeSettled);
             self.replace_machine(spoiled);
+            // The others remember that somebody differed, and forget it with a restart.
+            for at in 0..self.hosts.len() {
+                if !self.hosts[at].gone {
+                    self.restart(at, Stop::Kill, 100 * MS);
+                }
+            }
         }
     }
 
