@@ -9,7 +9,10 @@
 //! It refuses TLS and compressed messages.
 
 use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
 use std::str::FromStr;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -17,6 +20,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Request};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// Bytes before each gRPC message: one compression flag and a big-endian length.
@@ -64,6 +68,36 @@ impl From<prost::DecodeError> for CallError {
     }
 }
 
+/// A socket to which h2 writes many small requests at once. To one that takes several buffers in a
+/// write it would write every request of 256 bytes or more by itself, at the price of a system call
+/// for us and of a packet for the server.
+#[derive(Debug)]
+struct Gathered(TcpStream);
+
+impl AsyncRead for Gathered {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Gathered {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
 /// One gRPC method: the headers that every call of it carries, whatever member it goes to.
 #[derive(Debug, Clone)]
 pub struct Method {
@@ -104,7 +138,7 @@ impl Channel {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_send_buffer_size(SEND_BUFFER_BYTES)
             .enable_push(false)
-            .handshake(socket)
+            .handshake(Gathered(socket))
             .await?;
         // Ends by itself when the last handle is dropped or the peer hangs up; each call
         // that was open then gets the error, so it is not needed here.
