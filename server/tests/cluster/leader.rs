@@ -31,8 +31,8 @@ async fn writes_go_on_when_the_leader_is_lost_and_it_comes_back_as_a_follower() 
 
 #[tokio::test]
 async fn a_leader_that_stops_hands_over_so_that_nobody_waits_for_an_election() {
-    // An election by itself would take three seconds at least.
-    let mut cluster = Cluster::start_with(3, |_, config| config.election_ms = 3000);
+    // An election by itself would take two seconds at least.
+    let mut cluster = Cluster::start_with(3, |_, config| config.election_ms = 2000);
     let leader = cluster.leader().await;
     let term = cluster.status(leader).await.raft_term;
     cluster.put(leader, "a", "1").await;
@@ -40,7 +40,7 @@ async fn a_leader_that_stops_hands_over_so_that_nobody_waits_for_an_election() {
     cluster.stop(leader).await;
     let other = cluster.running()[0];
     cluster.put(other, "a", "2").await;
-    assert!(stopping.elapsed() < Duration::from_secs(3), "{:?}", stopping.elapsed());
+    assert!(stopping.elapsed() < Duration::from_secs(2), "{:?}", stopping.elapsed());
     cluster.leader().await;
     assert_eq!(cluster.status(other).await.raft_term, term + 1);
 }
@@ -70,7 +70,7 @@ async fn leadership_moves_to_a_follower_and_everybody_sees_it() {
 
 #[tokio::test]
 async fn leadership_moves_only_from_the_leader_and_only_to_a_voter() {
-    let mut cluster = Cluster::start_with(3, |_, config| config.election_ms = 2000);
+    let mut cluster = Cluster::start_with(3, |_, config| config.election_ms = 1000);
     let leader = cluster.leader().await;
     let follower = (leader + 1) % 3;
     let to_follower = cluster.move_leader(follower, cluster.id(follower)).await;

@@ -27,6 +27,18 @@ fn needing_a_leader<T>(message: T) -> Request<T> {
     request
 }
 
+/// What plain HTTP answers, status line and body.
+async fn http_get(cluster: &Cluster, at: usize, path: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let address = cluster.server(at).client_addr();
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("is text");
+    answer
+}
+
 #[tokio::test]
 async fn without_a_majority_what_needs_one_times_out_and_the_rest_is_served() {
     let (mut cluster, left) = lonely().await;
@@ -34,28 +46,39 @@ async fn without_a_majority_what_needs_one_times_out_and_the_rest_is_served() {
         (cluster.kv(left).await, cluster.kv(left).await, cluster.lease(left).await);
     let range = pb::RangeRequest { key: bytes("a"), ..Default::default() };
     let keep = tokio_stream::iter([pb::LeaseKeepAliveRequest { id: 5 }]);
-    let add = cluster.add(left, "http://127.0.0.1:1", false);
+    // Not a voter: it may be added after all, and would have to be started then.
+    let add = cluster.add(left, "http://127.0.0.1:1", true);
+    let ready = http_get(&cluster, left, "/readyz");
     let keepalive = async {
         let mut answers = lease.lease_keep_alive(keep).await.unwrap().into_inner();
         answers.message().await
     };
-    let (put, read, keepalive, add) =
-        tokio::join!(kv.put(put_request("a", "2")), again.range(range), keepalive, add);
+    let (put, read, keepalive, add, ready) =
+        tokio::join!(kv.put(put_request("a", "2")), again.range(range), keepalive, add, ready);
     assert_status(put, Code::DeadlineExceeded, "context deadline exceeded");
     assert_status(read, Code::Unavailable, "etcdserver: request timed out");
     assert_status(keepalive, Code::Unavailable, NO_LEADER);
     assert_status(add, Code::DeadlineExceeded, "context deadline exceeded");
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("[-]linearizable_read failed"), "{ready}");
 
     assert_eq!(cluster.read(left, "a", true).await.unwrap().as_deref(), Some("1"));
     assert_eq!(cluster.members(left).await.len(), 3);
     cluster.lease(left).await.lease_leases(pb::LeaseLeasesRequest {}).await.unwrap();
     let status = cluster.status(left).await;
     assert_eq!((status.leader, status.errors), (0, vec![NO_LEADER.to_owned()]));
+    let health = http_get(&cluster, left, "/health").await;
+    assert!(health.starts_with("HTTP/1.1 503") && health.contains("RAFT NO LEADER"), "{health}");
+    for path in ["/livez", "/health?serializable=true"] {
+        let live = http_get(&cluster, left, path).await;
+        assert!(live.starts_with("HTTP/1.1 200"), "{path} {live}");
+    }
 
     // What could not be decided may be decided now; what comes later counts.
     cluster.start_again(&[(left + 1) % 3]);
     cluster.put(left, "a", "3").await;
     assert_eq!(cluster.get(left, "a").await.as_deref(), Some("3"));
+    let ready = http_get(&cluster, left, "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
 }
 
 #[tokio::test]
@@ -102,33 +125,4 @@ async fn a_watch_that_needs_a_leader_ends_when_there_is_none_for_a_while_and_oth
     cluster.start_again(&others);
     cluster.put(left, "a", "1").await;
     assert_eq!(patient.message().await.unwrap().unwrap().events.len(), 1);
-}
-
-/// What plain HTTP answers, status line and body.
-async fn http_get(cluster: &Cluster, at: usize, path: &str) -> String {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let address = cluster.server(at).client_addr();
-    let mut stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("is sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("is text");
-    answer
-}
-
-#[tokio::test]
-async fn health_tells_that_there_is_no_leader_while_the_member_lives() {
-    let (mut cluster, left) = lonely().await;
-    let health = http_get(&cluster, left, "/health").await;
-    assert!(health.starts_with("HTTP/1.1 503") && health.contains("RAFT NO LEADER"), "{health}");
-    let live = http_get(&cluster, left, "/livez").await;
-    assert!(live.starts_with("HTTP/1.1 200"), "{live}");
-    let serializable = http_get(&cluster, left, "/health?serializable=true").await;
-    assert!(serializable.starts_with("HTTP/1.1 200"), "{serializable}");
-    let ready = http_get(&cluster, left, "/readyz").await;
-    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("[-]linearizable_read failed"), "{ready}");
-    cluster.start_again(&[(left + 1) % 3]);
-    cluster.leader().await;
-    let ready = http_get(&cluster, left, "/readyz").await;
-    assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
 }

@@ -134,7 +134,7 @@ async fn a_log_that_was_cut_is_refused_and_the_others_go_on() {
         fs::write(segment, &log[..middle(&log)]).unwrap();
     })
     .await;
-    assert_says(&text, &["the log ends before what was applied", "add it again"]);
+    assert_says(&text, &["segment was cut short", "segment=", "remove this member"]);
 }
 
 #[tokio::test]

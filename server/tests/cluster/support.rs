@@ -86,8 +86,8 @@ pub fn config_of(name: &str, data_dir: PathBuf, port: u16) -> Config {
         listen_peer_urls: vec![peer_url(port)],
         initial_advertise_peer_urls: vec![peer_url(port)],
         // Fast, but not so fast that a busy machine keeps electing.
-        heartbeat_ms: 50,
-        election_ms: 500,
+        heartbeat_ms: 30,
+        election_ms: 300,
         // Members must otherwise have been in touch for five seconds before they may change.
         strict_reconfig_check: false,
         // Nothing here is about losing power.
