@@ -17,7 +17,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The two uses of this tool.
+/// The uses of this tool.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run one workload against a server that is already there.
@@ -30,9 +30,20 @@ pub enum Command {
     /// Run Folkmoot and etcd in turn on this machine and print the ratios.
     #[command(after_help = "Examples:\n  \
         folkmoot-bench compare --folkmoot target/release/folkmoot --etcd /usr/bin/etcd --quick\n  \
+        folkmoot-bench compare --folkmoot target/release/folkmoot --members 3 --by-thread\n  \
         folkmoot-bench compare --folkmoot target/release/folkmoot --etcd /usr/bin/etcd \\\n      \
         --out-json compare.json --out-md compare.md --work-dir /var/tmp")]
     Compare(CompareArgs),
+    /// Grant many leases on a cluster and keep all of them alive.
+    #[command(after_help = "Examples:\n  \
+        folkmoot-bench leases --folkmoot target/release/folkmoot\n  \
+        folkmoot-bench leases --folkmoot target/release/folkmoot --leases 100000 --duration 70s")]
+    Leases(LeasesArgs),
+    /// Fill a cluster, add a member, and watch the leader while the new member catches up.
+    #[command(after_help = "Examples:\n  \
+        folkmoot-bench catch-up --folkmoot target/release/folkmoot\n  \
+        folkmoot-bench catch-up --folkmoot target/release/folkmoot --etcd /usr/bin/etcd --gib 10")]
+    CatchUp(CatchUpArgs),
 }
 
 /// Settings of one run.
@@ -41,9 +52,9 @@ pub struct RunArgs {
     /// What to send.
     #[arg(value_enum)]
     workload: Workload,
-    /// Server as host:port, without TLS.
-    #[arg(long, default_value = "127.0.0.1:2379")]
-    endpoint: String,
+    /// Server as host:port, without TLS; of several, the connections are dealt to them in turn.
+    #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:2379")]
+    endpoint: Vec<String>,
     /// HTTP/2 connections.
     #[arg(long, default_value_t = Spec::default().connections)]
     connections: usize,
@@ -88,9 +99,9 @@ pub struct RunArgs {
     /// Do not load missing keys before the run.
     #[arg(long)]
     no_preload: bool,
-    /// Server process on this machine, to read its CPU time and memory.
-    #[arg(long)]
-    pid: Option<u32>,
+    /// Server processes on this machine, to read their CPU time and memory.
+    #[arg(long, value_delimiter = ',')]
+    pid: Vec<u32>,
     /// Start of the random sequence of keys.
     #[arg(long, default_value_t = Spec::default().seed)]
     seed: u64,
@@ -110,7 +121,11 @@ impl RunArgs {
         };
         Spec {
             workload: self.workload,
-            endpoint: self.endpoint.trim_start_matches("http://").trim_end_matches('/').to_owned(),
+            endpoints: self
+                .endpoint
+                .iter()
+                .map(|url| url.trim_start_matches("http://").trim_end_matches('/').to_owned())
+                .collect(),
             connections: self.connections,
             in_flight: self.in_flight.unwrap_or(in_flight),
             threads: self.threads,
@@ -125,7 +140,7 @@ impl RunArgs {
             leases: self.leases,
             batch: self.batch,
             preload: !self.no_preload,
-            pid: self.pid,
+            pids: self.pid.clone(),
             seed: self.seed,
         }
     }
@@ -140,6 +155,15 @@ pub struct CompareArgs {
     /// etcd's program.
     #[arg(long, default_value = "/usr/bin/etcd")]
     pub etcd: PathBuf,
+    /// Members of each cluster.
+    #[arg(long, default_value_t = 1, value_parser = parse_members)]
+    pub members: usize,
+    /// Connect clients to all members in turn, not to the leader only.
+    #[arg(long)]
+    pub spread: bool,
+    /// Show where each member's CPU time goes, by thread.
+    #[arg(long)]
+    pub by_thread: bool,
     /// Write all values as JSON.
     #[arg(long)]
     pub out_json: Option<PathBuf>,
@@ -167,6 +191,100 @@ pub struct CompareArgs {
     /// Date for the table, as YYYY-MM-DD; today (UTC) if absent.
     #[arg(long)]
     pub date: Option<String>,
+}
+
+/// The cluster that something is measured on.
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    /// Folkmoot's program.
+    #[arg(long)]
+    pub folkmoot: Option<PathBuf>,
+    /// etcd's program, to measure it as well, after Folkmoot.
+    #[arg(long)]
+    pub etcd: Option<PathBuf>,
+    /// Members.
+    #[arg(long, default_value_t = 3, value_parser = parse_members)]
+    pub members: usize,
+    /// Where data directories are made and removed again; must be on a real disk.
+    #[arg(long, default_value = "/var/tmp")]
+    pub work_dir: PathBuf,
+    /// Also write the result as JSON.
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+}
+
+/// Settings of the lease measurement.
+#[derive(Debug, Args)]
+pub struct LeasesArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Leases.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub leases: u64,
+    /// Time to live of each, in seconds.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(3..))]
+    pub ttl: u64,
+    /// Keepalive streams, each on a connection of its own.
+    #[arg(long, default_value_t = 8)]
+    pub streams: usize,
+    /// Connections that grant.
+    #[arg(long, default_value_t = 4)]
+    pub connections: usize,
+    /// Unanswered grants on each of them.
+    #[arg(long, default_value_t = 64)]
+    pub in_flight: usize,
+    /// How long all leases are kept once they are granted.
+    #[arg(long, default_value = "90s", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// Leases asked about at the end.
+    #[arg(long, default_value_t = 10_000)]
+    pub samples: u64,
+    /// Connect to all members in turn, not to the leader only.
+    #[arg(long)]
+    pub spread: bool,
+}
+
+/// Settings of the catch-up measurement.
+#[derive(Debug, Args)]
+pub struct CatchUpArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// GiB of values to fill the cluster with.
+    #[arg(long, default_value_t = 1.0)]
+    pub gib: f64,
+    /// Bytes of each of them.
+    #[arg(long, default_value_t = 16_384, value_parser = parse_value_bytes)]
+    pub value_bytes: usize,
+    /// Small puts a second to the leader meanwhile.
+    #[arg(long, default_value_t = 1000.0)]
+    pub rate: f64,
+    /// How long puts are measured before the new member is admitted.
+    #[arg(long, default_value = "15s", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// Pause after filling.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    pub rest: Duration,
+    /// Admit the new member as a learner and promote it.
+    #[arg(long)]
+    pub learner: bool,
+}
+
+/// A size that one put can carry.
+fn parse_value_bytes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(bytes @ 1..=1_048_576) => Ok(bytes),
+        _ => Err(format!("not a number of bytes from 1 to 1048576: text={text}")),
+    }
+}
+
+/// A number of members that can be started here.
+fn parse_members(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(members @ 1..=7) => Ok(members),
+        _ => Err(format!("not a number of members from 1 to 7: text={text}")),
+    }
 }
 
 /// A number with the unit ms, s or m.
@@ -211,11 +329,12 @@ mod tests {
 
     #[test]
     fn an_endpoint_may_be_given_as_a_url() {
-        let cli = Cli::parse_from(["folkmoot-bench", "run", "put", "--endpoint", "http://[::1]:1/"]);
+        let line = ["folkmoot-bench", "run", "put", "--endpoint", "http://[::1]:1/,127.0.0.1:2"];
+        let cli = Cli::parse_from(line);
         let Command::Run(run) = cli.command else {
             panic!("not a run");
         };
-        assert_eq!(run.spec().endpoint, "[::1]:1");
+        assert_eq!(run.spec().endpoints, ["[::1]:1", "127.0.0.1:2"]);
     }
 
     #[test]

@@ -1,58 +1,44 @@
 //! Folkmoot and etcd side by side: each in turn, never both at once, on the same machine, file
 //! system, load and order of figures.
 //!
-//! A round measures each side once in a server of its own for the steady figures and once in
-//! another for memory and restart; sides change places from round to round. A figure that
-//! cannot be measured becomes a problem in the result and the rest goes on.
+//! A round measures each side once in a cluster of its own for the steady figures and, with one
+//! member, once in another for memory and restart; sides change places from round to round. Clients
+//! connect to the leader, or to all members in turn. A figure that cannot be measured becomes a
+//! problem in the result and the rest goes on; one during which the leader changed is such a figure.
 
 mod figures;
 mod output;
-mod server;
+mod rows;
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 pub use figures::Group;
-use figures::{Side, Values};
+use figures::Values;
 use output::{Comparison, Setting};
-use server::{Server, ServerError};
 
 use crate::cli::CompareArgs;
+use crate::cluster::{Cluster, Leader, Member, Program, ServerError, Side, program_version, quota_flag};
 use crate::load::{LoadError, Spec, Workload, count_keys, prepare, run};
 use crate::report::Report;
+use crate::scenario::{Error, still_leads, within};
 
 /// A single load that takes longer is given up.
 const RUN_MAX: Duration = Duration::from_secs(900);
 
-/// Why there is no comparison at all.
+/// Why there is no comparison at all: the settings or the machine do not allow it.
 #[derive(Debug, thiserror::Error)]
-pub enum CompareError {
-    /// The settings or the machine do not allow it.
-    #[error("{0}")]
-    Setting(String),
-    /// A signal ended it; servers and directories are gone.
-    #[error("interrupted")]
-    Interrupted,
-}
-
-/// Why a figure could not be measured.
-#[derive(Debug, thiserror::Error)]
-enum FigureError {
-    #[error(transparent)]
-    Server(#[from] ServerError),
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    #[error("{0}")]
-    Spoiled(String),
-}
+#[error("{0}")]
+pub struct CompareError(String);
 
 /// Sizes of a comparison.
 #[derive(Debug)]
 struct Plan {
     rounds: usize,
+    members: usize,
+    /// Whether clients connect to all members.
+    spread: bool,
     window: Duration,
     warmup: Duration,
     key_count: u64,
@@ -63,21 +49,31 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(args: &CompareArgs) -> Self {
+    fn new(args: &CompareArgs) -> Result<Self, CompareError> {
         let pick = |full, quick| if args.quick { quick } else { full };
-        let groups = Group::ALL
-            .into_iter()
-            .filter(|group| args.only.is_empty() || args.only.contains(group))
-            .collect();
-        Self {
+        let alone = args.members == 1;
+        let usual = if alone { &Group::ALL[..] } else { &Group::CLUSTER[..] };
+        let asked = if args.only.is_empty() { usual } else { &args.only };
+        if let Some(group) = asked.iter().find(|group| !alone && !group.suits_cluster()) {
+            return Err(CompareError(format!(
+                "this is measured with one member only: --only={}",
+                name(*group)
+            )));
+        }
+        if alone && args.spread {
+            return Err(CompareError("one member leaves nothing to spread: give --members as well".into()));
+        }
+        Ok(Self {
             rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }).max(1),
+            members: args.members,
+            spread: args.spread,
             window: args.duration.unwrap_or(pick(Duration::from_secs(5), Duration::from_secs(1))),
             warmup: pick(Duration::from_secs(1), Duration::from_millis(500)),
             key_count: if args.quick { 20_000 } else { 100_000 },
             big_key_count: args.big_key_count.unwrap_or(if args.quick { 50_000 } else { 1_000_000 }).max(1),
             burst: pick(Duration::from_secs(2), Duration::from_millis(500)),
-            groups,
-        }
+            groups: Group::ALL.into_iter().filter(|group| asked.contains(group)).collect(),
+        })
     }
 
     fn wants(&self, group: Group) -> bool {
@@ -85,23 +81,14 @@ impl Plan {
     }
 }
 
-/// Runs the comparison, prints it and writes the files that were asked for.
+/// Runs the comparison, prints it and writes the files that were asked for. Dropping it ends the
+/// servers that it runs and removes their directories.
 pub async fn compare(args: &CompareArgs) -> Result<ExitCode, CompareError> {
-    let setting_error = |error: std::io::Error| CompareError::Setting(error.to_string());
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(setting_error)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(setting_error)?;
-    let mut hang_up = signal(SignalKind::hangup()).map_err(setting_error)?;
-    // Dropping the work kills the server it runs and removes its directory.
-    let comparison = tokio::select! {
-        comparison = measure(args) => comparison?,
-        _ = interrupt.recv() => return Err(CompareError::Interrupted),
-        _ = terminate.recv() => return Err(CompareError::Interrupted),
-        _ = hang_up.recv() => return Err(CompareError::Interrupted),
-    };
+    let comparison = measure(args).await?;
     print!("\n{}", comparison.terminal());
     if let Some(path) = &args.out_json {
-        let json = serde_json::to_string_pretty(&comparison)
-            .map_err(|error| CompareError::Setting(error.to_string()))?;
+        let json =
+            serde_json::to_string_pretty(&comparison).map_err(|error| CompareError(error.to_string()))?;
         write(path, &(json + "\n"))?;
     }
     if let Some(path) = &args.out_md {
@@ -113,13 +100,14 @@ pub async fn compare(args: &CompareArgs) -> Result<ExitCode, CompareError> {
 
 fn write(path: &Path, text: &str) -> Result<(), CompareError> {
     std::fs::write(path, text)
-        .map_err(|error| CompareError::Setting(format!("cannot write: {error} path={}", path.display())))
+        .map_err(|error| CompareError(format!("cannot write: {error} path={}", path.display())))
 }
 
 async fn measure(args: &CompareArgs) -> Result<Comparison, CompareError> {
-    let plan = Plan::new(args);
-    let file_system = output::file_system(&args.work_dir).map_err(CompareError::Setting)?;
-    let programs = [program_version(&args.etcd)?, program_version(&args.folkmoot)?];
+    let plan = Plan::new(args)?;
+    let file_system = output::file_system(&args.work_dir).map_err(CompareError)?;
+    let version = |program: &Path| program_version(program).map_err(CompareError);
+    let programs = [version(&args.etcd)?, version(&args.folkmoot)?];
     let mut bench =
         Bench { args, plan, values: Values::default(), problems: Vec::new(), versions: [None, None] };
     for round in 0..bench.plan.rounds {
@@ -145,45 +133,18 @@ async fn measure(args: &CompareArgs) -> Result<Comparison, CompareError> {
             kernel,
             file_system,
             rounds: bench.plan.rounds,
+            members: bench.plan.members,
+            spread: bench.plan.spread,
+            quota_flag: quota_flag(0),
             window_s: bench.plan.window.as_secs_f64(),
             key_count: bench.plan.key_count,
             big_key_count: bench.plan.big_key_count,
             value_bytes: Spec::default().value_bytes,
             quick: args.quick,
         },
-        rows: bench.values.rows(&bench.plan.groups),
+        rows: bench.values.rows(&bench.plan.groups, bench.plan.members),
         problems: bench.problems,
     })
-}
-
-/// What the program says about itself: the first line of `--version`.
-fn program_version(program: &Path) -> Result<String, CompareError> {
-    let cannot = |error: &dyn std::fmt::Display| {
-        CompareError::Setting(format!("cannot run server: {error} path={}", program.display()))
-    };
-    let output = std::process::Command::new(program)
-        .arg("--version")
-        .stdin(std::process::Stdio::null())
-        .output()
-        .map_err(|error| cannot(&error))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    match text.lines().next() {
-        Some(first) if output.status.success() && !first.is_empty() => {
-            Ok(first.replace("etcd Version:", "etcd"))
-        }
-        _ => Err(cannot(&"it does not answer --version")),
-    }
-}
-
-/// Gives up on a server that neither answers nor fails.
-async fn within<T, E: Into<FigureError>>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, E>>,
-) -> Result<T, FigureError> {
-    match tokio::time::timeout(limit, work).await {
-        Ok(done) => done.map_err(Into::into),
-        Err(_) => Err(FigureError::Spoiled(format!("no end in sight after={limit:?}"))),
-    }
 }
 
 /// A comparison under way.
@@ -197,14 +158,18 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn server(&self, side: Side) -> Result<Server, ServerError> {
-        let program = match side {
+    fn cluster(&self, side: Side) -> Result<Cluster, ServerError> {
+        let path = match side {
             Side::Etcd => &self.args.etcd,
             Side::Folkmoot => &self.args.folkmoot,
         };
-        // Relative to where we are, not to the directory that the server will run in.
-        let program = std::path::absolute(program).unwrap_or_else(|_| program.clone());
-        Server::new(side, &program, &self.args.work_dir)
+        let program = Program {
+            side,
+            path: path.clone(),
+            work_dir: self.args.work_dir.clone(),
+            flags: vec![quota_flag(0)],
+        };
+        Cluster::new(program, self.plan.members)
     }
 
     fn problem(&mut self, side: Side, what: &str, error: &dyn std::fmt::Display) {
@@ -226,39 +191,41 @@ impl Bench<'_> {
             return;
         }
         let started = async {
-            let mut server = self.server(side)?;
-            server.start().await?;
-            let version = server.version().await?;
-            Ok::<_, ServerError>((server, version))
+            let mut cluster = self.cluster(side)?;
+            cluster.start().await?;
+            let version = cluster.members()[0].status().await?.version;
+            Ok::<_, ServerError>((cluster, version))
         };
-        let mut server = match started.await {
-            Ok((server, version)) => {
+        let mut cluster = match started.await {
+            Ok((cluster, version)) => {
                 self.versions[side as usize] = Some(version);
-                server
+                cluster
             }
             Err(error) => return self.problem(side, "start", &error),
         };
         for group in groups {
-            let name = clap::ValueEnum::to_possible_value(&group)
-                .map_or_else(String::new, |value| value.get_name().to_owned());
-            match self.steady_group(&server, group).await {
+            match self.steady_group(&cluster, group).await {
                 Ok(report) => {
-                    println!("  {name}: {}", one_line(&report));
+                    println!("  {}: {}", name(group), one_line(&report));
+                    if self.args.by_thread {
+                        by_thread(&report);
+                    }
                     self.record(side, group, &report);
                 }
-                Err(error) => self.problem(side, &name, &error),
+                Err(error) => self.problem(side, &name(group), &error),
             }
         }
-        if let Err(error) = server.stop().await {
+        if let Err(error) = cluster.stop().await {
             self.problem(side, "stop", &error);
         }
-        drop(server);
-        // What this server left to be written must not slow down the next one.
+        drop(cluster);
+        // What this cluster left to be written must not slow down the next one.
         rustix::fs::sync();
     }
 
-    async fn steady_group(&self, server: &Server, group: Group) -> Result<Report, FigureError> {
-        let mut spec = self.spec(server);
+    async fn steady_group(&self, cluster: &Cluster, group: Group) -> Result<Report, Error> {
+        let leader = cluster.leader().await?;
+        let mut spec = self.spec(cluster, leader);
         spec.workload = match group {
             Group::Put | Group::PutSingle => Workload::Put,
             Group::Range | Group::RangeAfterWrites => Workload::Range,
@@ -268,11 +235,15 @@ impl Bench<'_> {
             Group::WatchFanout => Workload::WatchFanout,
             Group::LeaseKeepalive => Workload::LeaseKeepalive,
             Group::Memory | Group::Restart => {
-                return Err(FigureError::Spoiled("not a steady figure".into()));
+                return Err(Error::Spoiled("not a steady figure".into()));
             }
         };
         match group {
-            Group::PutSingle => (spec.connections, spec.in_flight) = (1, 1),
+            Group::PutSingle => {
+                (spec.connections, spec.in_flight) = (1, 1);
+                // With the one connection to the leader it would be the figure of the other mode.
+                spec.endpoints.rotate_left(usize::from(self.plan.spread));
+            }
             // A list is thousands of keys: more at a time would measure queues.
             Group::Prefix => (spec.connections, spec.in_flight) = (2, 2),
             Group::WatchFanout => spec.in_flight = 1,
@@ -280,18 +251,23 @@ impl Bench<'_> {
         }
         if matches!(group, Group::Range | Group::RangeSerializable | Group::Prefix) {
             within(RUN_MAX, prepare(&spec)).await?;
-            server.rest().await?;
+            cluster.members()[leader.index].rest().await?;
         }
-        sound(within(RUN_MAX, run(&spec)).await?)
+        let report = sound(within(RUN_MAX, run(&spec)).await?)?;
+        still_leads(cluster, leader).await?;
+        Ok(report)
     }
 
-    fn spec(&self, server: &Server) -> Spec {
+    /// Load on this cluster; its leader comes first.
+    fn spec(&self, cluster: &Cluster, leader: Leader) -> Spec {
+        let members = || cluster.beginning_with(leader.index);
+        let load_count = if self.plan.spread { self.plan.members } else { 1 };
         Spec {
-            endpoint: server.endpoint(),
+            endpoints: members().take(load_count).map(Member::endpoint).collect(),
             duration: self.plan.window,
             warmup: self.plan.warmup,
             key_count: self.plan.key_count,
-            pid: server.pid(),
+            pids: members().filter_map(Member::pid).collect(),
             ..Spec::default()
         }
     }
@@ -301,13 +277,31 @@ impl Bench<'_> {
         let ops = Some(report.ops_per_s);
         let cpu = report.server_cpu_us_per_op;
         let (p50, p99) = (Some(latency.p50_us), Some(latency.p99_us));
+        let leader_cpu = report.servers.first().map(|leader| report.us_per_op(leader.cpu));
         let figures = match group {
-            Group::Put => vec![("put.ops", ops), ("put.server_cpu", cpu), ("put.p99", p99)],
-            Group::PutSingle => vec![("put_single.p50", p50), ("put_single.p99", p99)],
-            Group::RangeAfterWrites => {
-                vec![("range_after_writes.ops", ops), ("range_after_writes.server_cpu", cpu)]
+            Group::Put => vec![
+                ("put.ops", ops),
+                ("put.server_cpu", cpu),
+                ("put.leader_cpu", leader_cpu),
+                ("put.p50", p50),
+                ("put.p99", p99),
+            ],
+            Group::PutSingle => {
+                vec![("put_single.p50", p50), ("put_single.p99", p99), ("put_single.server_cpu", cpu)]
             }
-            Group::Range => vec![("range.ops", ops), ("range.server_cpu", cpu), ("range.p99", p99)],
+            Group::RangeAfterWrites => vec![
+                ("range_after_writes.ops", ops),
+                ("range_after_writes.server_cpu", cpu),
+                ("range_after_writes.p50", p50),
+                ("range_after_writes.p99", p99),
+            ],
+            Group::Range => vec![
+                ("range.ops", ops),
+                ("range.server_cpu", cpu),
+                ("range.leader_cpu", leader_cpu),
+                ("range.p50", p50),
+                ("range.p99", p99),
+            ],
             Group::RangeSerializable => {
                 vec![("range_serializable.ops", ops), ("range_serializable.server_cpu", cpu)]
             }
@@ -330,36 +324,36 @@ impl Bench<'_> {
         if !memory && !restart {
             return;
         }
-        let mut server = match self.server(side) {
-            Ok(server) => server,
+        let mut cluster = match self.cluster(side) {
+            Ok(cluster) => cluster,
             Err(error) => return self.problem(side, "start", &error),
         };
-        match self.load(side, &mut server).await {
+        match self.load(side, &mut cluster).await {
             Ok(()) if restart => {
-                if let Err(error) = self.restart(side, &mut server).await {
+                if let Err(error) = self.restart(side, &mut cluster).await {
                     self.problem(side, "restart", &error);
                 }
             }
             Ok(()) => {}
             Err(error) => self.problem(side, "memory", &error),
         }
-        drop(server);
+        drop(cluster);
         rustix::fs::sync();
     }
 
-    async fn load(&mut self, side: Side, server: &mut Server) -> Result<(), FigureError> {
-        server.start().await?;
-        self.versions[side as usize] = Some(server.version().await?);
+    async fn load(&mut self, side: Side, cluster: &mut Cluster) -> Result<(), Error> {
+        cluster.start().await?;
+        self.versions[side as usize] = Some(cluster.members()[0].status().await?.version);
         let spec = Spec {
             workload: Workload::Fill,
             key_count: self.plan.big_key_count,
             // Plain puts, as clients make them; batches would also leave other amounts in the
             // memory that a member keeps of its recent log.
             batch: 1,
-            ..self.spec(server)
+            ..self.spec(cluster, cluster.leader().await?)
         };
         let report = sound(within(RUN_MAX, run(&spec)).await?)?;
-        let settled = server.settled_memory().await?;
+        let settled = cluster.members()[0].settled_memory().await?;
         println!("  load: {}", one_line(&report));
         println!(
             "  memory: {:.1} MiB resident, {:.1} MiB anonymous",
@@ -372,26 +366,26 @@ impl Bench<'_> {
         Ok(())
     }
 
-    async fn restart(&mut self, side: Side, server: &mut Server) -> Result<(), FigureError> {
-        server.stop().await?;
-        let clean = server.start().await?;
+    async fn restart(&mut self, side: Side, cluster: &mut Cluster) -> Result<(), Error> {
+        cluster.stop().await?;
+        let clean = cluster.start().await?;
         println!("  restart after SIGTERM: {:.3} s", clean.as_secs_f64());
-        self.complete(server).await?;
-        let settled = server.settled_memory().await?;
+        self.complete(cluster).await?;
+        let settled = cluster.members()[0].settled_memory().await?;
 
         let burst = Spec {
             workload: Workload::Put,
             key_count: self.plan.big_key_count,
             duration: self.plan.burst,
             warmup: Duration::ZERO,
-            ..self.spec(server)
+            ..self.spec(cluster, cluster.leader().await?)
         };
         sound(within(RUN_MAX, run(&burst)).await?)?;
-        server.kill().await?;
-        let killed = server.start().await?;
+        cluster.kill().await?;
+        let killed = cluster.start().await?;
         println!("  restart after kill -9: {:.3} s", killed.as_secs_f64());
-        self.complete(server).await?;
-        server.stop().await?;
+        self.complete(cluster).await?;
+        cluster.stop().await?;
 
         self.values.add("restart.clean", side, clean.as_secs_f64());
         self.values.add("restart.killed", side, killed.as_secs_f64());
@@ -400,26 +394,37 @@ impl Bench<'_> {
     }
 
     /// A restart that lost keys is not a restart.
-    async fn complete(&self, server: &Server) -> Result<(), FigureError> {
-        let endpoint = server.endpoint();
+    async fn complete(&self, cluster: &Cluster) -> Result<(), Error> {
+        let endpoint = cluster.members()[0].endpoint();
         let count = async { count_keys(&endpoint).await.map_err(LoadError::from) };
         let found = within(RUN_MAX, count).await?;
         if found == self.plan.big_key_count {
             return Ok(());
         }
-        Err(FigureError::Spoiled(format!(
+        Err(Error::Spoiled(format!(
             "keys are missing after the restart found={found} wanted={}",
             self.plan.big_key_count
         )))
     }
 }
 
+fn name(group: Group) -> String {
+    clap::ValueEnum::to_possible_value(&group).map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+fn by_thread(report: &Report) {
+    for (index, server) in report.servers.iter().enumerate() {
+        let role = if index == 0 { "leader" } else { "follower" };
+        println!("    {role}: {:.1} us/op: {}", report.us_per_op(server.cpu), report.threads_line(server));
+    }
+}
+
 /// A run with failed calls has measured something else.
-fn sound(report: Report) -> Result<Report, FigureError> {
+fn sound(report: Report) -> Result<Report, Error> {
     if report.errors + report.unfinished == 0 {
         return Ok(report);
     }
-    Err(FigureError::Spoiled(format!(
+    Err(Error::Spoiled(format!(
         "calls failed errors={} unfinished={} first_error={}",
         report.errors,
         report.unfinished,

@@ -10,6 +10,7 @@ mod lease;
 mod unary;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,16 +18,20 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::pace::{Queue, Schedule, Starts, pace};
-use crate::procfs::{self, ProcError};
-use crate::report::{Report, ServerUse};
+use crate::procfs::{self, ProcError, ThreadTime};
+use crate::report::{Report, ServerUse, ThreadUse};
 use crate::stats::{Loop, Recorder, Window};
 use crate::wire::CallError;
 
+pub use calls::{call_all, connect};
 pub use fill::count_keys;
 use fill::fill;
 
 /// How long calls may still be answered after the window.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// An end of a window that is not known yet.
+pub const FAR: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What the load consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -55,8 +60,9 @@ pub enum Workload {
 pub struct Spec {
     /// What to send.
     pub workload: Workload,
-    /// `host:port` of the server.
-    pub endpoint: String,
+    /// `host:port` of the members; the connections are dealt to them in turn. The first is asked for
+    /// everything besides the load.
+    pub endpoints: Vec<String>,
     /// HTTP/2 connections.
     pub connections: usize,
     /// Unanswered calls on each connection at most.
@@ -85,8 +91,8 @@ pub struct Spec {
     pub batch: usize,
     /// Whether missing keys are loaded before the run.
     pub preload: bool,
-    /// Process whose CPU and memory are read.
-    pub pid: Option<u32>,
+    /// Processes whose CPU and memory are read.
+    pub pids: Vec<u32>,
     /// Start of the random sequence of keys.
     pub seed: u64,
 }
@@ -95,7 +101,7 @@ impl Default for Spec {
     fn default() -> Self {
         Self {
             workload: Workload::Put,
-            endpoint: "127.0.0.1:2379".into(),
+            endpoints: vec!["127.0.0.1:2379".into()],
             connections: 8,
             in_flight: 32,
             threads: 1,
@@ -110,13 +116,18 @@ impl Default for Spec {
             leases: 1000,
             batch: 128,
             preload: true,
-            pid: None,
+            pids: Vec::new(),
             seed: 1,
         }
     }
 }
 
 impl Spec {
+    /// The member that is asked for everything besides the load.
+    fn endpoint(&self) -> &str {
+        self.endpoints.first().map_or("", String::as_str)
+    }
+
     /// Whether calls start by the clock.
     pub fn looping(&self) -> Loop {
         if self.rate.is_some() { Loop::Open } else { Loop::Closed }
@@ -148,14 +159,16 @@ pub enum LoadError {
 
 /// The recorder that the tasks of one thread share; never contended.
 #[derive(Debug, Clone)]
-struct SharedRecorder(Arc<Mutex<Recorder>>);
+pub struct SharedRecorder(Arc<Mutex<Recorder>>);
 
 impl SharedRecorder {
-    fn new(window: Window, looping: Loop) -> Self {
+    /// An empty recorder.
+    pub fn new(window: Window, looping: Loop) -> Self {
         Self(Arc::new(Mutex::new(Recorder::new(window, looping))))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Recorder> {
+    /// The recorder itself.
+    pub fn lock(&self) -> MutexGuard<'_, Recorder> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -171,6 +184,11 @@ impl Share {
     /// This thread's part of `count` things that are shared out evenly.
     fn part(self, count: usize) -> usize {
         count / self.of + usize::from(self.index < count % self.of)
+    }
+
+    /// How many of them are dealt to the threads before this one.
+    fn before(self, count: usize) -> usize {
+        count / self.of * self.index + self.index.min(count % self.of)
     }
 }
 
@@ -236,6 +254,38 @@ pub async fn prepare(spec: &Spec) -> Result<(), LoadError> {
     }
 }
 
+/// Makes the spec's unary calls by the clock until `end` is done, and returns what it gave as well.
+/// Length and warm-up of the spec do not matter.
+pub async fn run_until<T>(spec: &Spec, end: impl Future<Output = T>) -> Result<(Report, T), LoadError> {
+    check(spec)?;
+    let rate = spec.rate.ok_or_else(|| LoadError::Setting("a rate is needed: name=--rate".into()))?;
+    let load = unary::Load::connect(spec, Share { index: 0, of: 1 }).await?;
+    let from = Instant::now();
+    let window = Window { from, until: from + FAR };
+    let recorder = SharedRecorder::new(window, spec.looping());
+    let queue = Arc::new(Queue::default());
+    let meter = Meter::start(&spec.pids)?;
+    let mut pacer = JoinSet::new();
+    pacer.spawn(pace(Schedule::new(from, window.until, rate), Arc::clone(&queue)));
+    let mut driving = Box::pin(load.drive(Starts::Open(Arc::clone(&queue)), &recorder, window.until.into()));
+    let ended = tokio::select! {
+        ended = end => ended,
+        // Workers give up when their connection breaks.
+        () = &mut driving => {
+            let reason = recorder.lock().first_error().unwrap_or("none").to_owned();
+            return Err(LoadError::Nothing(reason));
+        }
+    };
+    let used = meter.stop()?;
+    pacer.shutdown().await;
+    queue.close();
+    if tokio::time::timeout(DRAIN, driving).await.is_err() {
+        recorder.lock().failed(&"calls were not answered in time");
+    }
+    let total: &Recorder = &recorder.lock();
+    Ok((Report::new(spec, total, total.ops(), &used), ended))
+}
+
 /// Runs the workload; must be called inside a tokio runtime.
 pub async fn run(spec: &Spec) -> Result<Report, LoadError> {
     prepare(spec).await?;
@@ -257,7 +307,7 @@ pub async fn run(spec: &Spec) -> Result<Report, LoadError> {
     }
 
     tokio::time::sleep_until(window.from.into()).await;
-    let meter = Meter::start(spec.pid)?;
+    let meter = Meter::start(&spec.pids)?;
     tokio::time::sleep_until(window.until.into()).await;
     let used = meter.stop()?;
 
@@ -287,6 +337,9 @@ fn check(spec: &Spec) -> Result<(), LoadError> {
     ];
     if let Some((name, _)) = counts.iter().find(|(_, count)| *count == 0) {
         return refuse(format!("setting must be at least one: name=--{name}"));
+    }
+    if spec.endpoints.is_empty() {
+        return refuse("no server was named: name=--endpoint".into());
     }
     if spec.threads > spec.connections {
         return refuse(format!(
@@ -358,10 +411,9 @@ impl LoadThread {
 
 /// CPU times at the start of a window.
 #[derive(Debug)]
-struct Meter {
+pub struct Meter {
     at: Instant,
-    pid: Option<u32>,
-    server: Duration,
+    servers: Vec<(u32, Duration, BTreeMap<String, ThreadTime>)>,
     client: Duration,
 }
 
@@ -372,35 +424,36 @@ pub struct Used {
     pub elapsed: Duration,
     /// CPU time of the load generator itself.
     pub client_cpu: Duration,
-    /// The server's use, if its process is known.
-    pub server: Option<ServerUse>,
+    /// The servers' use, of those whose process is known.
+    pub servers: Vec<ServerUse>,
 }
 
 impl Meter {
-    fn start(pid: Option<u32>) -> Result<Self, ProcError> {
+    /// Reads the times of these processes.
+    pub fn start(pids: &[u32]) -> Result<Self, ProcError> {
+        let read = |pid: &u32| Ok((*pid, procfs::cpu_time(*pid)?, procfs::threads(*pid)));
         Ok(Self {
             at: Instant::now(),
-            pid,
-            server: pid.map_or(Ok(Duration::ZERO), procfs::cpu_time)?,
+            servers: pids.iter().map(read).collect::<Result<_, ProcError>>()?,
             client: procfs::cpu_time(std::process::id())?,
         })
     }
 
-    fn stop(self) -> Result<Used, ProcError> {
-        let server = match self.pid {
-            None => None,
-            Some(pid) => {
-                let memory = procfs::memory(pid)?;
-                Some(ServerUse {
-                    pid,
-                    cpu: procfs::cpu_time(pid)?.saturating_sub(self.server),
-                    rss_bytes: memory.rss_bytes,
-                    rss_anon_bytes: memory.rss_anon_bytes,
-                })
-            }
+    /// Reads them again.
+    pub fn stop(self) -> Result<Used, ProcError> {
+        let read = |(pid, cpu, threads): (u32, Duration, BTreeMap<String, ThreadTime>)| {
+            let memory = procfs::memory(pid)?;
+            Ok(ServerUse {
+                pid,
+                cpu: procfs::cpu_time(pid)?.saturating_sub(cpu),
+                threads: ThreadUse::between(&threads, procfs::threads(pid)),
+                rss_bytes: memory.rss_bytes,
+                rss_anon_bytes: memory.rss_anon_bytes,
+            })
         };
+        let servers = self.servers.into_iter().map(read).collect::<Result<_, ProcError>>()?;
         let client = procfs::cpu_time(std::process::id())?;
-        Ok(Used { elapsed: self.at.elapsed(), client_cpu: client.saturating_sub(self.client), server })
+        Ok(Used { elapsed: self.at.elapsed(), client_cpu: client.saturating_sub(self.client), servers })
     }
 }
 
@@ -414,6 +467,8 @@ mod tests {
         let parts: Vec<_> = (0..3).map(|index| Share { index, of: 3 }.part(8)).collect();
         assert_eq!(parts, [3, 3, 2]);
         assert_eq!(Share { index: 0, of: 1 }.part(8), 8);
+        let before: Vec<_> = (0..3).map(|index| Share { index, of: 3 }.before(8)).collect();
+        assert_eq!(before, [0, 3, 6]);
     }
 
     #[test]
@@ -430,7 +485,7 @@ mod tests {
 
     fn trial(endpoint: String) -> Spec {
         Spec {
-            endpoint,
+            endpoints: vec![endpoint],
             connections: 2,
             in_flight: 2,
             warmup: Duration::ZERO,
@@ -476,7 +531,7 @@ mod tests {
     async fn a_server_that_is_not_there_is_an_error_and_not_an_empty_report() {
         // Bound and dropped: nothing listens on this port now.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let spec = Spec { endpoint: format!("127.0.0.1:{port}"), ..Spec::default() };
+        let spec = Spec { endpoints: vec![format!("127.0.0.1:{port}")], ..Spec::default() };
         let error = run(&spec).await.unwrap_err().to_string();
         assert!(error.contains(&format!("endpoint=127.0.0.1:{port}")), "{error}");
     }

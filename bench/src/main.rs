@@ -8,12 +8,14 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod cli;
+mod cluster;
 mod compare;
 mod load;
 mod pace;
 mod payload;
 mod procfs;
 mod report;
+mod scenario;
 mod stats;
 mod wire;
 
@@ -21,6 +23,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Cli, Command, RunArgs};
 
@@ -36,10 +39,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // Dropping the work ends the servers that it runs and removes their directories.
     let ended = runtime.block_on(async {
-        match cli.command {
-            Command::Run(args) => run(&args).await,
-            Command::Compare(args) => compare::compare(&args).await.map_err(|error| error.to_string()),
+        tokio::select! {
+            ended = command(cli.command) => ended,
+            error = interrupted() => Err(error),
         }
     });
     match ended {
@@ -49,6 +53,31 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn command(command: Command) -> Result<ExitCode, String> {
+    match command {
+        Command::Run(args) => run(&args).await,
+        Command::Compare(args) => compare::compare(&args).await.map_err(|error| error.to_string()),
+        Command::Leases(args) => scenario::leases::leases(&args).await,
+        Command::CatchUp(args) => scenario::catch_up::catch_up(&args).await,
+    }
+}
+
+/// Waits for a signal to end.
+async fn interrupted() -> String {
+    let wait = async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
+        }
+        Ok::<_, std::io::Error>("interrupted".to_owned())
+    };
+    wait.await.unwrap_or_else(|error| format!("cannot wait for signals: {error}"))
 }
 
 async fn run(args: &RunArgs) -> Result<ExitCode, String> {

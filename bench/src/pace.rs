@@ -84,6 +84,11 @@ impl Default for Queue {
 }
 
 impl Queue {
+    /// Says that no more starts will come; those that are due are still to be done.
+    pub fn close(&self) {
+        self.count.close();
+    }
+
     fn push(&self, at: Instant) {
         self.lock().push_back(at);
         self.count.add_permits(1);
@@ -124,7 +129,7 @@ pub async fn pace(mut schedule: Schedule, queue: Arc<Queue>) -> io::Result<()> {
         // At a rate that is never caught up with, the workers must get their turn too.
         tokio::task::yield_now().await;
     }
-    queue.count.close();
+    queue.close();
     Ok(())
 }
 

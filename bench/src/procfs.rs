@@ -3,6 +3,7 @@
 //! The parsers take text, so that they can be tried without a process; a file that is missing
 //! or has another shape is an error, never a zero.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -43,6 +44,31 @@ pub fn cpu_time(pid: u32) -> Result<Duration, ProcError> {
     parse_cpu_time(&read(&format!("/proc/{pid}/stat"))?)
 }
 
+/// What the threads of one name have used so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ThreadTime {
+    /// Time on a CPU.
+    pub cpu: Duration,
+    /// Time ready to run, but waiting for a CPU.
+    pub wait: Duration,
+}
+
+/// Times of the threads of a process by the thread's name, a number at its end left out. Threads
+/// that have ended are not in it. Empty where the kernel keeps no such times.
+pub fn threads(pid: u32) -> BTreeMap<String, ThreadTime> {
+    let mut times = BTreeMap::<String, ThreadTime>::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let text = |file| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+        // A thread that ends while we look is one that has ended.
+        if let Some(time) = parse_schedstat(&text("schedstat")) {
+            let sum = times.entry(without_number(text("comm").trim()).to_owned()).or_default();
+            sum.cpu += time.cpu;
+            sum.wait += time.wait;
+        }
+    }
+    times
+}
+
 /// Memory that a process holds now.
 pub fn memory(pid: u32) -> Result<Memory, ProcError> {
     parse_memory(&read(&format!("/proc/{pid}/status"))?)
@@ -70,6 +96,17 @@ fn parse_cpu_time(stat: &str) -> Result<Duration, ProcError> {
         |field| fields.next().and_then(|text| text.parse::<u64>().ok()).ok_or(ProcError::Shape { field });
     let total = ticks("utime")? + ticks("stime")?;
     Ok(Duration::from_millis(total * 1000 / TICKS_PER_SECOND))
+}
+
+fn parse_schedstat(text: &str) -> Option<ThreadTime> {
+    let mut fields = text.split_ascii_whitespace().map(str::parse);
+    let mut nanos = || fields.next()?.ok().map(Duration::from_nanos);
+    Some(ThreadTime { cpu: nanos()?, wait: nanos()? })
+}
+
+fn without_number(name: &str) -> &str {
+    let stem = name.trim_end_matches(|letter: char| letter.is_ascii_digit());
+    stem.strip_suffix(['-', ':']).filter(|stem| !stem.is_empty()).unwrap_or(name)
 }
 
 fn parse_memory(status: &str) -> Result<Memory, ProcError> {
@@ -123,6 +160,17 @@ mod tests {
         assert!(memory(pid).unwrap().rss_bytes > 0);
         cpu_time(pid).unwrap();
         assert!(cpu_time(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn threads_are_summed_under_their_name_without_its_number() {
+        let names = ["serve-0", "serve-12", "rocksdb:low", "rocksdb:high1", "core", "-7", "", "etcd"];
+        let stems = names.map(without_number);
+        assert_eq!(stems, ["serve", "serve", "rocksdb:low", "rocksdb:high1", "core", "-7", "", "etcd"]);
+        let time = parse_schedstat("1500 250 7\n").unwrap();
+        assert_eq!((time.cpu, time.wait), (Duration::from_nanos(1500), Duration::from_nanos(250)));
+        assert_eq!(parse_schedstat("1500"), None);
+        assert!(!threads(std::process::id()).is_empty());
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! What a run has shown: a table for people, JSON for scripts.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 use crate::load::{Spec, Used, Workload};
+use crate::procfs::ThreadTime;
 use crate::stats::{Latency, Loop, Recorder};
 
 /// The result of one run.
@@ -15,8 +17,8 @@ pub struct Report {
     pub bench_version: &'static str,
     /// What was sent.
     pub workload: Workload,
-    /// Where to.
-    pub endpoint: String,
+    /// Where to; the connections are dealt to them in turn.
+    pub endpoints: Vec<String>,
     /// How calls were started; says how to read the latencies.
     #[serde(rename = "loop")]
     pub looping: Loop,
@@ -49,13 +51,13 @@ pub struct Report {
     pub latency: Latency,
     /// CPU of the load generator for each operation.
     pub client_cpu_us_per_op: f64,
-    /// CPU of the server for each operation.
+    /// CPU of all servers whose process is known, for each operation.
     pub server_cpu_us_per_op: Option<f64>,
-    /// The server process.
-    pub server: Option<ServerUse>,
+    /// Their processes.
+    pub servers: Vec<ServerUse>,
 }
 
-/// What the server's process used over the window, and held at its end.
+/// What a server's process used over the window, and held at its end.
 #[derive(Debug, Clone, Serialize)]
 pub struct ServerUse {
     /// Its process.
@@ -63,13 +65,46 @@ pub struct ServerUse {
     /// User and system time of all its threads.
     #[serde(rename = "cpu_s", serialize_with = "seconds")]
     pub cpu: Duration,
+    /// The same by name of the thread, with the most of it first.
+    pub threads: Vec<ThreadUse>,
     /// Resident memory.
     pub rss_bytes: u64,
     /// Resident memory that no file backs.
     pub rss_anon_bytes: u64,
 }
 
-fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+/// What the threads of one name used.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ThreadUse {
+    /// The threads' name, without number.
+    pub name: String,
+    /// Time on a CPU.
+    #[serde(rename = "cpu_s", serialize_with = "seconds")]
+    pub cpu: Duration,
+    /// Time spent ready, but waiting for a CPU.
+    #[serde(rename = "wait_s", serialize_with = "seconds")]
+    pub wait: Duration,
+}
+
+impl ThreadUse {
+    /// The difference of two readings.
+    pub fn between(before: &BTreeMap<String, ThreadTime>, after: BTreeMap<String, ThreadTime>) -> Vec<Self> {
+        let mut threads: Vec<Self> = after
+            .into_iter()
+            .map(|(name, time)| {
+                let before = before.get(&name).copied().unwrap_or_default();
+                let cpu = time.cpu.saturating_sub(before.cpu);
+                Self { name, cpu, wait: time.wait.saturating_sub(before.wait) }
+            })
+            .filter(|thread| !thread.cpu.is_zero())
+            .collect();
+        threads.sort_by_key(|thread| std::cmp::Reverse(thread.cpu));
+        threads
+    }
+}
+
+/// A duration as a number of seconds.
+pub fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
 }
 
@@ -80,7 +115,7 @@ impl Report {
         Self {
             bench_version: env!("CARGO_PKG_VERSION"),
             workload: spec.workload,
-            endpoint: spec.endpoint.clone(),
+            endpoints: spec.endpoints.clone(),
             looping: spec.looping(),
             rate: spec.rate,
             connections: spec.connections,
@@ -96,8 +131,9 @@ impl Report {
             first_error: total.first_error().map(str::to_owned),
             latency: total.latency(),
             client_cpu_us_per_op: per_op(used.client_cpu),
-            server_cpu_us_per_op: used.server.as_ref().map(|server| per_op(server.cpu)),
-            server: used.server.clone(),
+            server_cpu_us_per_op: (!used.servers.is_empty())
+                .then(|| per_op(used.servers.iter().map(|server| server.cpu).sum())),
+            servers: used.servers.clone(),
         }
     }
 
@@ -122,9 +158,11 @@ impl Report {
         ] {
             rows.push((name, format!("{:.3} ms", micros / 1000.0)));
         }
-        if let (Some(server), Some(cpu)) = (&self.server, self.server_cpu_us_per_op) {
+        for server in &self.servers {
             let cores = server.cpu.as_secs_f64() / self.elapsed.as_secs_f64();
+            let cpu = self.us_per_op(server.cpu);
             rows.push(("server cpu", format!("{cpu:.1} us/operation ({cores:.2} cores)")));
+            rows.push(("by thread", self.threads_line(server)));
             let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
             rows.push((
                 "server memory",
@@ -144,12 +182,36 @@ impl Report {
         })
     }
 
+    /// Time of all operations as time of one.
+    pub fn us_per_op(&self, time: Duration) -> f64 {
+        time.as_secs_f64() * 1e6 / self.ops.max(1) as f64
+    }
+
+    /// CPU of a server by thread; in brackets how long the threads waited for a CPU.
+    pub fn threads_line(&self, server: &ServerUse) -> String {
+        let worth = |thread: &&ThreadUse| thread.cpu * 200 >= server.cpu;
+        let parts: Vec<String> = server
+            .threads
+            .iter()
+            .filter(worth)
+            .map(|thread| {
+                let (cpu, wait) = (self.us_per_op(thread.cpu), self.us_per_op(thread.wait));
+                format!("{} {cpu:.1} us ({wait:.1})", thread.name)
+            })
+            .collect();
+        if parts.is_empty() { "unknown".to_owned() } else { parts.join(", ") }
+    }
+
     fn workload_line(&self) -> String {
         let name = clap::ValueEnum::to_possible_value(&self.workload)
             .map_or_else(String::new, |value| value.get_name().to_owned());
         format!(
             "{name} on {} ({} connections x {} in flight, {} keys, {} byte values)",
-            self.endpoint, self.connections, self.in_flight, self.key_count, self.value_bytes
+            self.endpoints.join(","),
+            self.connections,
+            self.in_flight,
+            self.key_count,
+            self.value_bytes
         )
     }
 
@@ -179,6 +241,23 @@ mod tests {
     use super::*;
     use crate::stats::Window;
 
+    fn server(pid: u32, cpu_ms: u64) -> ServerUse {
+        let time = |cpu| ThreadTime { cpu: Duration::from_millis(cpu), wait: Duration::from_millis(1) };
+        let before = BTreeMap::from([("core".to_owned(), time(30)), ("idle".to_owned(), time(9))]);
+        let after = BTreeMap::from([
+            ("core".to_owned(), time(30 + cpu_ms / 5)),
+            ("idle".to_owned(), time(9)),
+            ("serve".to_owned(), time(cpu_ms / 5 * 4)),
+        ]);
+        ServerUse {
+            pid,
+            cpu: Duration::from_millis(cpu_ms),
+            threads: ThreadUse::between(&before, after),
+            rss_bytes: 3 << 20,
+            rss_anon_bytes: 1 << 20,
+        }
+    }
+
     fn report() -> Report {
         let from = Instant::now();
         let window = Window { from, until: from + Duration::from_secs(2) };
@@ -189,12 +268,7 @@ mod tests {
         let used = Used {
             elapsed: Duration::from_secs(2),
             client_cpu: Duration::from_millis(10),
-            server: Some(ServerUse {
-                pid: 7,
-                cpu: Duration::from_millis(75),
-                rss_bytes: 3 << 20,
-                rss_anon_bytes: 1 << 20,
-            }),
+            servers: vec![server(7, 70), server(8, 5)],
         };
         Report::new(&Spec::default(), &total, total.ops(), &used)
     }
@@ -212,7 +286,8 @@ mod tests {
         let table = report().table();
         assert!(table.contains("500/s"), "{table}");
         assert!(table.contains("closed: latency from sending"), "{table}");
-        assert!(table.contains("75.0 us/operation (0.04 cores)"), "{table}");
+        assert!(table.contains("70.0 us/operation (0.04 cores)"), "{table}");
+        assert!(table.contains("serve 56.0 us (1.0), core 14.0 us (0.0)"), "{table}");
         assert!(table.contains("3.0 MiB resident, 1.0 MiB"), "{table}");
     }
 
@@ -222,7 +297,8 @@ mod tests {
         assert_eq!(json["loop"], "closed");
         assert_eq!(json["workload"], "put");
         assert_eq!(json["elapsed"], 2.0);
-        assert_eq!(json["server"]["cpu_s"], 0.075);
+        assert_eq!(json["servers"][0]["cpu_s"], 0.07);
+        assert_eq!(json["servers"][1]["threads"][1]["name"], "core");
         assert!(json["latency"]["p99_us"].as_f64().unwrap() > 1990.0);
     }
 }

@@ -20,7 +20,7 @@ use crate::network::NodeIndex;
 use crate::wire;
 
 /// Pause between two writes to one member.
-const PROBE_EVERY: Duration = Duration::from_millis(5);
+pub const PROBE_EVERY: Duration = Duration::from_millis(5);
 /// How long a write may take.
 const PROBE_PATIENCE: Duration = Duration::from_secs(20);
 /// Writes before the event, so that there is a last one.

@@ -17,8 +17,8 @@ const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A connection to one member that is made when it is first used, and again after it broke.
 pub fn channel(to: SocketAddr) -> Channel {
-    let endpoint = Endpoint::from(http_uri(to)).connect_timeout(CONNECT_PATIENCE).tcp_nodelay(true);
-    endpoint.initial_stream_window_size(8 << 20).initial_connection_window_size(32 << 20).connect_lazy()
+    // Windows stay small, so that a client that reads slowly is felt by the member.
+    Endpoint::from(http_uri(to)).connect_timeout(CONNECT_PATIENCE).tcp_nodelay(true).connect_lazy()
 }
 
 fn http_uri(to: SocketAddr) -> tonic::transport::Uri {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::rows::{figures, known};
+use crate::cluster::Side;
 use crate::stats::median;
 
 /// Figures that are measured together.
@@ -35,6 +37,14 @@ pub enum Group {
 }
 
 impl Group {
+    /// Those that a cluster of several members is measured with unless others are asked for.
+    pub const CLUSTER: [Group; 4] = [Group::Put, Group::RangeAfterWrites, Group::PutSingle, Group::Range];
+
+    /// Whether it can be measured with several members.
+    pub fn suits_cluster(self) -> bool {
+        !matches!(self, Group::Memory | Group::Restart)
+    }
+
     /// All groups, in the order in which they run.
     pub const ALL: [Group; 11] = [
         Group::Put,
@@ -134,96 +144,16 @@ pub struct Figure {
     pub target: Target,
 }
 
-const fn figure(id: &'static str, group: Group, title: &'static str, unit: Unit) -> Figure {
-    Figure { id, group, title, unit, target: Target::None }
-}
-
 impl Figure {
-    const fn aim(mut self, target: Target) -> Self {
+    /// A figure that is shown for information.
+    pub const fn new(id: &'static str, group: Group, title: &'static str, unit: Unit) -> Self {
+        Self { id, group, title, unit, target: Target::None }
+    }
+
+    /// The same with something to aim at.
+    pub const fn aim(mut self, target: Target) -> Self {
         self.target = target;
         self
-    }
-}
-
-/// All rows, first those that something is aimed at.
-pub const FIGURES: [Figure; 29] = {
-    use Group as G;
-    use Target::{AtLeast, AtMost};
-    use Unit::{Bytes, Micros, PerSecond, Seconds};
-    [
-        figure("put.ops", G::Put, "put, 8×32: throughput", PerSecond).aim(AtLeast(1.7)),
-        figure("put.server_cpu", G::Put, "put, 8×32: server CPU per put", Micros).aim(AtMost(0.45)),
-        // Two rows, because etcd 3.4 answers reads right after a burst of puts several times
-        // slower than reads at rest: it copies the burst's buffer for each of them.
-        figure(
-            "range_after_writes.ops",
-            G::RangeAfterWrites,
-            "linearizable get right after puts, 8×32: throughput",
-            PerSecond,
-        )
-        .aim(AtLeast(3.0)),
-        figure("range.ops", G::Range, "linearizable get at rest, 8×32: throughput", PerSecond)
-            .aim(AtLeast(3.0)),
-        figure("put_single.p50", G::PutSingle, "put, one at a time: p50", Micros).aim(AtMost(1.1)),
-        figure("memory.rss", G::Memory, "memory after loading N keys", Bytes).aim(AtMost(0.6)),
-        figure("restart.clean", G::Restart, "restart with N keys, after SIGTERM", Seconds).aim(AtMost(0.5)),
-        figure("restart.killed", G::Restart, "restart with N keys, after kill -9", Seconds).aim(AtMost(0.5)),
-        figure("put.p99", G::Put, "put, 8×32: p99", Micros),
-        figure("put_single.p99", G::PutSingle, "put, one at a time: p99", Micros),
-        figure(
-            "range_after_writes.server_cpu",
-            G::RangeAfterWrites,
-            "linearizable get right after puts: server CPU",
-            Micros,
-        ),
-        figure("range.server_cpu", G::Range, "linearizable get at rest: server CPU", Micros),
-        figure("range.p99", G::Range, "linearizable get at rest, 8×32: p99", Micros),
-        figure(
-            "range_serializable.ops",
-            G::RangeSerializable,
-            "serializable get, 8×32: throughput",
-            PerSecond,
-        ),
-        figure("range_serializable.server_cpu", G::RangeSerializable, "serializable get: server CPU", Micros),
-        figure("prefix.ops", G::Prefix, "list of 10,000 keys, 2×2: throughput", PerSecond),
-        figure("prefix.p50", G::Prefix, "list of 10,000 keys, 2×2: p50", Micros),
-        figure("prefix.server_cpu", G::Prefix, "list of 10,000 keys: server CPU", Micros),
-        figure("txn.ops", G::Txn, "compare and put, 8×32: throughput", PerSecond),
-        figure("txn.server_cpu", G::Txn, "compare and put: server CPU", Micros),
-        figure("watch.events", G::WatchFanout, "1000 watchers on 10 streams: events", PerSecond),
-        figure("watch.p99", G::WatchFanout, "1000 watchers on 10 streams: put to event, p99", Micros),
-        figure(
-            "watch.server_cpu",
-            G::WatchFanout,
-            "1000 watchers on 10 streams: server CPU per event",
-            Micros,
-        ),
-        figure("lease.ops", G::LeaseKeepalive, "lease keepalive, 1000 leases, 8×32: throughput", PerSecond),
-        figure("lease.p99", G::LeaseKeepalive, "lease keepalive, 8×32: p99", Micros),
-        figure("lease.server_cpu", G::LeaseKeepalive, "lease keepalive: server CPU", Micros),
-        figure("load.ops", G::Memory, "loading N keys by single puts: throughput", PerSecond),
-        figure("memory.rss_anon", G::Memory, "anonymous memory after loading N keys", Bytes),
-        figure("restart.rss", G::Restart, "memory after restart with N keys", Bytes),
-    ]
-};
-
-/// The two sides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Side {
-    /// What we compare with.
-    Etcd,
-    /// What we build.
-    Folkmoot,
-}
-
-impl Side {
-    /// The name as people write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Side::Etcd => "etcd",
-            Side::Folkmoot => "Folkmoot",
-        }
     }
 }
 
@@ -232,9 +162,10 @@ impl Side {
 pub struct Values(BTreeMap<(&'static str, Side), Vec<f64>>);
 
 impl Values {
-    /// Adds the value of one round.
+    /// Adds the value of one round. A value that only clusters of another size show is left out of
+    /// the result.
     pub fn add(&mut self, id: &'static str, side: Side, value: f64) {
-        debug_assert!(FIGURES.iter().any(|figure| figure.id == id), "{id}");
+        assert!(known(id), "no row shows this figure id={id}");
         self.0.entry((id, side)).or_default().push(value);
     }
 
@@ -242,9 +173,9 @@ impl Values {
         self.0.get(&(id, side)).map_or(&[], Vec::as_slice)
     }
 
-    /// All rows of these groups, also those that could not be measured.
-    pub fn rows(&self, groups: &[Group]) -> Vec<Row> {
-        FIGURES
+    /// All rows of these groups for clusters of this size, also those that could not be measured.
+    pub fn rows(&self, groups: &[Group], members: usize) -> Vec<Row> {
+        figures(members)
             .iter()
             .filter(|figure| groups.contains(&figure.group))
             .map(|figure| {
@@ -321,7 +252,7 @@ mod tests {
         for value in folkmoot {
             values.add(id, Side::Folkmoot, *value);
         }
-        let rows = values.rows(&Group::ALL);
+        let rows = values.rows(&Group::ALL, 1);
         rows.into_iter().find(|row| row.figure.id == id).unwrap()
     }
 
@@ -352,19 +283,8 @@ mod tests {
     }
 
     #[test]
-    fn figures_have_ids_of_their_own_and_every_group_has_one() {
-        let ids: std::collections::BTreeSet<_> = FIGURES.iter().map(|figure| figure.id).collect();
-        assert_eq!(ids.len(), FIGURES.len());
-        for group in Group::ALL {
-            assert!(FIGURES.iter().any(|figure| figure.group == group));
-        }
-        let aimed = FIGURES.iter().filter(|figure| figure.target != Target::None).count();
-        assert_eq!(aimed, 8);
-    }
-
-    #[test]
     fn only_the_rows_of_the_asked_groups_are_given() {
-        let rows = Values::default().rows(&[Group::PutSingle]);
+        let rows = Values::default().rows(&[Group::PutSingle], 1);
         let ids: Vec<_> = rows.iter().map(|row| row.figure.id).collect();
         assert_eq!(ids, ["put_single.p50", "put_single.p99"]);
     }

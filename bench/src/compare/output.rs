@@ -28,6 +28,12 @@ pub struct Setting {
     pub file_system: String,
     /// Rounds; the servers go first in turn.
     pub rounds: usize,
+    /// Members of each cluster.
+    pub members: usize,
+    /// Whether clients connect to all members, not to the leader only.
+    pub spread: bool,
+    /// The flag by which both have the same space quota.
+    pub quota_flag: String,
     /// Seconds of each measured window.
     pub window_s: f64,
     /// Keys of the point workloads.
@@ -38,6 +44,27 @@ pub struct Setting {
     pub value_bytes: usize,
     /// Whether this was a trial.
     pub quick: bool,
+}
+
+impl Setting {
+    fn cluster(&self) -> String {
+        if self.members == 1 {
+            return String::new();
+        }
+        let clients = if self.spread {
+            "to all members in turn, the leader first; puts one at a time go through a follower"
+        } else {
+            "to the leader only"
+        };
+        format!("Clusters of {} members on this machine; clients connect {clients}. ", self.members)
+    }
+
+    fn big_keys(&self) -> String {
+        match self.members {
+            1 => format!(", N = {} keys for memory and restart", self.big_key_count),
+            _ => String::new(),
+        }
+    }
 }
 
 /// All that a comparison has shown.
@@ -94,8 +121,7 @@ impl Comparison {
             "Measured on {date} with {folkmoot} and {etcd}, in turn, on the same \
              machine ({cpus} × {cpu}, Linux {kernel}, data on {fs}) with the load generator on \
              the same CPUs. Both write durably (fsync) and run with their defaults and \
-             `{quota}`. Values of {value} bytes, {keys} keys, N = {big} keys for memory and \
-             restart. Medians of {rounds} round(s), each window {window} s; a ratio is \
+             `{quota}`. {cluster}Values of {value} bytes, {keys} keys{big}. Medians of {rounds} round(s), each window {window} s; a ratio is \
              Folkmoot / etcd, in brackets the lowest and highest of a single round. Load is a \
              closed loop; C×F means C connections with F calls in flight on each.\n\n",
             date = setting.date,
@@ -105,10 +131,11 @@ impl Comparison {
             cpu = setting.cpu,
             kernel = setting.kernel,
             fs = setting.file_system,
-            quota = super::server::QUOTA_FLAG,
+            quota = setting.quota_flag,
+            cluster = setting.cluster(),
             value = setting.value_bytes,
             keys = setting.key_count,
-            big = setting.big_key_count,
+            big = setting.big_keys(),
             rounds = setting.rounds,
             window = setting.window_s,
         );
@@ -218,8 +245,9 @@ fn date_of_day(days: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::figures::{Group, Side, Values};
+    use super::super::figures::{Group, Values};
     use super::*;
+    use crate::cluster::Side;
 
     fn comparison() -> Comparison {
         let mut values = Values::default();
@@ -238,13 +266,16 @@ mod tests {
                 kernel: "6.1".into(),
                 file_system: "ext4".into(),
                 rounds: 2,
+                members: 1,
+                spread: false,
+                quota_flag: "--quota-backend-bytes=8589934592".into(),
                 window_s: 5.0,
                 key_count: 100_000,
                 big_key_count: 1_000_000,
                 value_bytes: 256,
                 quick: false,
             },
-            rows: values.rows(&[Group::Put]),
+            rows: values.rows(&[Group::Put], 1),
             problems: vec!["Folkmoot put: it fell over\ndetails".into()],
         }
     }
@@ -258,6 +289,16 @@ mod tests {
         assert!(text.contains(gap), "{text}");
         assert!(text.contains("- Folkmoot put: it fell over\n"), "{text}");
         assert!(text.contains("folkmoot 1.2.3 and etcd 3.4.0"), "{text}");
+    }
+
+    #[test]
+    fn a_cluster_is_described_with_the_way_its_clients_connect() {
+        let mut comparison = comparison();
+        assert!(!comparison.markdown().contains("Clusters of"));
+        (comparison.setting.members, comparison.setting.spread) = (3, true);
+        let text = comparison.markdown();
+        assert!(text.contains("Clusters of 3 members on this machine; clients connect to all"), "{text}");
+        assert!(!text.contains("memory and restart"), "{text}");
     }
 
     #[test]

@@ -1,20 +1,18 @@
 //! Loading keys: the fill workload, and the keys that other workloads need before they start.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use folkmoot_proto::etcdserverpb as pb;
 use prost::Message;
 
 use super::calls::{call_all, connect};
-use super::{LoadError, Meter, SharedRecorder, Spec};
+use super::{FAR, LoadError, Meter, SharedRecorder, Spec};
 use crate::payload::{self, Arena, KEY_PREFIX, LIST_PREFIX};
 use crate::report::Report;
 use crate::stats::{Loop, Recorder, Window};
 use crate::wire::{CallError, Channel, Method};
 
-/// Fill has no set end; its window is closed when it is done.
-const FAR: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A transaction of fill stays well below etcd's default request limit of 1.5 MiB.
 const REQUEST_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a put besides its value: key, lengths and tags, rounded up.
@@ -22,11 +20,11 @@ const PUT_OVERHEAD_BYTES: usize = 64;
 
 /// Loads the keys of the spec and reports keys a second.
 pub async fn fill(spec: &Spec) -> Result<Report, LoadError> {
-    let channels = connect(&spec.endpoint, spec.connections).await?;
+    let channels = connect(&spec.endpoints, 0..spec.connections).await?;
     let from = Instant::now();
     let window = Window { from, until: from + FAR };
     let recorder = SharedRecorder::new(window, Loop::Closed);
-    let meter = Meter::start(spec.pid)?;
+    let meter = Meter::start(&spec.pids)?;
     load(spec, &channels, KEY_PREFIX, spec.key_count, Some(&recorder)).await?;
     let used = meter.stop()?;
     let total: &Recorder = &recorder.lock();
@@ -41,7 +39,7 @@ pub(super) async fn ensure_keys(spec: &Spec) -> Result<(), LoadError> {
 /// Loads the keys of the list workload, unless they are all there.
 pub(super) async fn ensure_list(spec: &Spec) -> Result<(), LoadError> {
     ensure(spec, LIST_PREFIX, spec.list_count).await?;
-    let found = count(&spec.endpoint, LIST_PREFIX).await?;
+    let found = count(spec.endpoint(), LIST_PREFIX).await?;
     if found != spec.list_count {
         return Err(LoadError::Setting(format!(
             "prefix holds other keys than --list-count says: prefix={LIST_PREFIX} found={found} \
@@ -58,15 +56,15 @@ pub async fn count_keys(endpoint: &str) -> Result<u64, CallError> {
 }
 
 async fn ensure(spec: &Spec, prefix: &str, wanted: u64) -> Result<(), LoadError> {
-    if !spec.preload || count(&spec.endpoint, prefix).await? >= wanted {
+    if !spec.preload || count(spec.endpoint(), prefix).await? >= wanted {
         return Ok(());
     }
-    let channels = connect(&spec.endpoint, spec.connections).await?;
+    let channels = connect(&spec.endpoints, 0..spec.connections).await?;
     load(spec, &channels, prefix, wanted, None).await
 }
 
 async fn count(endpoint: &str, prefix: &str) -> Result<u64, CallError> {
-    let method = Method::new(endpoint, "/etcdserverpb.KV/Range")?;
+    let method = Method::new("/etcdserverpb.KV/Range");
     let request = payload::list(prefix, true).fill(0, &mut Arena::default());
     let answer = Channel::connect(endpoint).await?.unary(&method, request).await?;
     let response = pb::RangeResponse::decode(answer)?;
@@ -82,13 +80,20 @@ async fn load(
 ) -> Result<(), LoadError> {
     let batch = batch_size(spec.batch, spec.value_bytes);
     let path = if batch == 1 { "/etcdserverpb.KV/Put" } else { "/etcdserverpb.KV/Txn" };
-    let method = Method::new(&spec.endpoint, path)?;
+    let method = Method::new(path);
     let value = payload::value(spec.value_bytes);
     let requests = batches(prefix, wanted, batch, &value);
     // A batch is as much work as many puts: fewer in flight keep the server just as busy, and
     // its pipeline holds no more bytes than with plain puts.
     let in_flight = spec.in_flight.div_ceil(batch).max(2).min(spec.in_flight);
-    call_all(channels, in_flight, &method, requests, recorder).await?;
+    let recorder = recorder.cloned();
+    let answered = move |start, _| {
+        if let Some(recorder) = &recorder {
+            recorder.lock().answered(start, Instant::now());
+        }
+        Ok(())
+    };
+    call_all(channels, in_flight, &method, requests, answered).await?;
     Ok(())
 }
 

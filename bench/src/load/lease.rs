@@ -35,26 +35,27 @@ pub struct Load {
 impl Load {
     pub async fn connect(spec: &Spec, share: Share) -> Result<Self, LoadError> {
         let count = share.part(spec.leases);
-        let connections = share.part(spec.connections).min(count);
         if count == 0 {
             return Err(LoadError::Setting(format!(
                 "each thread needs a lease: --threads={} --leases={}",
                 spec.threads, spec.leases
             )));
         }
-        let channels = connect(&spec.endpoint, connections).await?;
+        let first = share.before(spec.connections);
+        let connections = share.part(spec.connections).min(count);
+        let channels = connect(&spec.endpoints, first..first + connections).await?;
         // Ids that a second run against the same server will not meet: the upper half is
         // random, and positive as etcd's own ids are.
         let base = i64::from(rand::random::<u32>() >> 1) << 32;
         let leases: Vec<i64> = (1..=count as i64).map(|number| base + number).collect();
-        let grant = Method::new(&spec.endpoint, "/etcdserverpb.Lease/LeaseGrant")?;
+        let grant = Method::new("/etcdserverpb.Lease/LeaseGrant");
         let requests =
             leases.clone().into_iter().map(|id| frame(&pb::LeaseGrantRequest { ttl: TTL_SECONDS, id }));
-        call_all(&channels, spec.in_flight, &grant, requests, None).await?;
+        call_all(&channels, spec.in_flight, &grant, requests, |_, _| Ok(())).await?;
         Ok(Self {
             channels,
-            keepalive: Method::new(&spec.endpoint, "/etcdserverpb.Lease/LeaseKeepAlive")?,
-            revoke: Method::new(&spec.endpoint, "/etcdserverpb.Lease/LeaseRevoke")?,
+            keepalive: Method::new("/etcdserverpb.Lease/LeaseKeepAlive"),
+            revoke: Method::new("/etcdserverpb.Lease/LeaseRevoke"),
             leases,
             in_flight: spec.in_flight,
         })
@@ -77,7 +78,7 @@ impl Load {
         }
         streams.join_all().await;
         let requests = self.leases.into_iter().map(|id| frame(&pb::LeaseRevokeRequest { id }));
-        let revoked = call_all(&self.channels, self.in_flight, &self.revoke, requests, None).await;
+        let revoked = call_all(&self.channels, self.in_flight, &self.revoke, requests, |_, _| Ok(())).await;
         if let Err(error) = revoked {
             recorder.lock().failed(&error);
         }

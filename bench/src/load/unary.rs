@@ -73,23 +73,21 @@ impl Load {
     pub async fn connect(spec: &Spec, share: Share) -> Result<Self, LoadError> {
         let value = payload::value(spec.value_bytes);
         let (path, template, expect) = match spec.workload {
-            Workload::Put => ("Put", payload::put(value), Expect::Put),
-            Workload::Range => ("Range", payload::get(false), Expect::Keys(1)),
-            Workload::RangeSerializable => ("Range", payload::get(true), Expect::Keys(1)),
-            Workload::Prefix => ("Range", payload::list(LIST_PREFIX, false), Expect::Keys(spec.list_count)),
-            Workload::Txn => ("Txn", payload::compare_and_put(value), Expect::Succeeded),
+            Workload::Put => ("/etcdserverpb.KV/Put", payload::put(value), Expect::Put),
+            Workload::Range => ("/etcdserverpb.KV/Range", payload::get(false), Expect::Keys(1)),
+            Workload::RangeSerializable => ("/etcdserverpb.KV/Range", payload::get(true), Expect::Keys(1)),
+            Workload::Prefix => {
+                ("/etcdserverpb.KV/Range", payload::list(LIST_PREFIX, false), Expect::Keys(spec.list_count))
+            }
+            Workload::Txn => ("/etcdserverpb.KV/Txn", payload::compare_and_put(value), Expect::Succeeded),
             Workload::WatchFanout | Workload::LeaseKeepalive | Workload::Fill => {
                 return Err(LoadError::Setting("not a unary workload".into()));
             }
         };
-        let operation = Operation {
-            method: Method::new(&spec.endpoint, &format!("/etcdserverpb.KV/{path}"))?,
-            template,
-            expect,
-            key_count: spec.key_count,
-        };
+        let operation = Operation { method: Method::new(path), template, expect, key_count: spec.key_count };
+        let first = share.before(spec.connections);
         Ok(Self {
-            channels: connect(&spec.endpoint, share.part(spec.connections)).await?,
+            channels: connect(&spec.endpoints, first..first + share.part(spec.connections)).await?,
             operation: Arc::new(operation),
             in_flight: spec.in_flight,
             seed: spec.seed.wrapping_add((share.index as u64) << 32),

@@ -51,8 +51,8 @@ impl Load {
                 spec.streams, spec.watchers
             )));
         }
-        let channels = connect(&spec.endpoint, spec.connections.min(spec.streams)).await?;
-        let method = Method::new(&spec.endpoint, "/etcdserverpb.Watch/Watch")?;
+        let channels = connect(&spec.endpoints, 0..spec.connections.min(spec.streams)).await?;
+        let method = Method::new("/etcdserverpb.Watch/Watch");
         let mut streams = Vec::with_capacity(spec.streams);
         for index in 0..spec.streams {
             let mut channel = channels[index % channels.len()].clone();
@@ -64,8 +64,8 @@ impl Load {
         Ok(Self {
             streams,
             watchers: spec.watchers as u64,
-            writer: Channel::connect(&spec.endpoint).await?,
-            put: Method::new(&spec.endpoint, "/etcdserverpb.KV/Put")?,
+            writer: Channel::connect(spec.endpoint()).await?,
+            put: Method::new("/etcdserverpb.KV/Put"),
             filler: value(spec.value_bytes.max(STAMP_BYTES)),
             in_flight: spec.in_flight as u64,
         })

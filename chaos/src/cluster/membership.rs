@@ -47,7 +47,7 @@ impl Cluster {
         self.may_end(node);
         self.remove(node, id, deadline).await.map_err(|e| format!("cannot remove member name={old}: {e}"))?;
         self.kill(node);
-        note(&format!("{old} is out; wiped"));
+        note(&format!("{old} is out"));
         let added = self.admit(node, id, how.learner, deadline).await;
         let (id, initial_cluster) = added.map_err(|e| format!("cannot replace member name={old}: {e}"))?;
         let name = {
@@ -60,7 +60,7 @@ impl Cluster {
         };
         self.set_id(node, id);
         let role = if how.learner { "learner" } else { "voter" };
-        note(&format!("{name} is admitted as {role}"));
+        note(&format!("{name} is admitted as {role}, {old} is wiped"));
         self.start_member(node)?;
         if how.learner {
             self.promote(node, id, deadline).await?;

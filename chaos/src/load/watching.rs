@@ -31,6 +31,8 @@ pub struct WatchPlan {
     pub pause: Duration,
     /// Ask for progress now and then.
     pub progress: bool,
+    /// After a compaction go on from the compacted revision itself, not from the one after it.
+    pub from_compacted: bool,
     /// Leave the stream and go on elsewhere about this often, without need.
     pub restless: Option<Duration>,
     /// Give up after this time, whatever happens.
@@ -40,7 +42,14 @@ pub struct WatchPlan {
 impl WatchPlan {
     /// As quick as possible and without special wishes.
     pub fn plain(request: h::WatchRequest) -> WatchPlan {
-        WatchPlan { request, pause: Duration::ZERO, progress: false, restless: None, lifetime: None }
+        WatchPlan {
+            request,
+            pause: Duration::ZERO,
+            progress: false,
+            from_compacted: true,
+            restless: None,
+            lifetime: None,
+        }
     }
 }
 
@@ -247,7 +256,7 @@ impl Watching<'_> {
             }
             let compact_revision = response.compact_revision;
             self.watch.messages.push(h::WatchMessage::Compacted { at, compact_revision });
-            self.next = compact_revision;
+            self.next = compact_revision + i64::from(!self.plan.from_compacted);
             return Some(Left::Again);
         }
         if response.created {

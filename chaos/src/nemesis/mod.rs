@@ -30,6 +30,8 @@ use crate::wire;
 const REPLACE_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a change of leader may take.
 const MOVE_PATIENCE: Duration = Duration::from_secs(5);
+/// Pause between two compactions.
+const COMPACT_PAUSE: Duration = Duration::from_millis(300);
 /// Written at once when a disk is filled.
 const FILL_BYTES: usize = 64 * 1024;
 
@@ -190,10 +192,10 @@ impl Nemesis {
                 let trouble = Trouble::Rate(bytes_per_second);
                 self.spoil(&fault.to_string(), self.all_links(), trouble, lasts).await;
             }
-            Fault::FullDisk => self.fill_disk(lasts).await,
+            Fault::FullDisk { killed } => self.fill_disk(killed, lasts).await,
             Fault::MoveLeader => self.move_leader(&mut rng).await,
             Fault::Replace { dead, learner } => self.replace(Replacement { dead, learner }, &mut rng).await,
-            Fault::Compact => self.compact(&mut rng).await,
+            Fault::Compact => self.compact(lasts, &mut rng).await,
         }
     }
 
@@ -238,12 +240,16 @@ impl Nemesis {
         (all, right)
     }
 
-    async fn fill_disk(&self, lasts: Duration) {
+    async fn fill_disk(&self, killed: bool, lasts: Duration) {
         let Some((node, _)) = self.cluster.config().small_disk else { return };
         let filler = self.cluster.home(node).join("filler");
         self.cluster.disk_full(node, true);
         let bytes = fill(filler.clone()).await;
         self.timeline.note(&format!("FullDisk: {} after {bytes} more bytes", self.cluster.name(node)));
+        if killed && !self.is_replaced(node) {
+            self.cluster.kill(node);
+            self.start_again(&[node]);
+        }
         tokio::time::sleep(lasts).await;
         if let Err(e) = std::fs::remove_file(&filler) {
             self.problem(format!("cannot free the disk path={}: {e}", filler.display()));
@@ -285,13 +291,26 @@ impl Nemesis {
         *self.replacing.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    async fn compact(&self, rng: &mut ChaCha8Rng) {
+    /// Compacts again and again, never beyond what the observer has seen.
+    async fn compact(&self, lasts: Duration, rng: &mut ChaCha8Rng) {
+        let ends = tokio::time::Instant::now() + lasts;
+        while tokio::time::Instant::now() < ends {
+            self.compact_once(rng).await;
+            tokio::time::sleep(COMPACT_PAUSE).await;
+        }
+    }
+
+    async fn compact_once(&self, rng: &mut ChaCha8Rng) {
         let mut compactor = self.compactor.lock().await;
-        let range = compactor.newest + 1..=(compactor.observed)();
-        if range.is_empty() {
+        let (oldest, newest) = (compactor.newest + 1, (compactor.observed)());
+        if oldest > newest {
             return;
         }
-        let revision = rng.random_range(range);
+        // Half of them reach what watches have just seen, or have not seen yet.
+        let revision = match rng.random_bool(0.5) {
+            true => newest,
+            false => rng.random_range(oldest..=newest),
+        };
         compactor.newest = revision;
         let answered = compactor.session.call(h::Request::Compact { revision }).await.is_some();
         if answered {

@@ -60,7 +60,10 @@ pub enum Fault {
         bytes_per_second: u64,
     },
     /// The disk of the member with the small one is full.
-    FullDisk,
+    FullDisk {
+        /// It is killed and started meanwhile, so that it has to recover without room.
+        killed: bool,
+    },
     /// The leader is asked to hand over.
     MoveLeader,
     /// A member is put out and another one comes into its place.
@@ -70,7 +73,7 @@ pub enum Fault {
         /// The new one comes as a learner.
         learner: bool,
     },
-    /// History is forgotten up to a random revision.
+    /// History is forgotten, several times.
     Compact,
 }
 
@@ -136,7 +139,7 @@ fn draw(kind: u32, rng: &mut ChaCha8Rng) -> Fault {
             true => Fault::Lossy { percent: rng.random_range(2..40) },
             false => Fault::Narrow { bytes_per_second: rng.random_range(20_000..400_000) },
         },
-        11 => Fault::FullDisk,
+        11 => Fault::FullDisk { killed: rng.random_bool(0.5) },
         12 => Fault::MoveLeader,
         13 => Fault::Replace { dead: rng.random_bool(0.5), learner: rng.random_bool(0.5) },
         _ => Fault::Compact,
@@ -148,7 +151,7 @@ pub fn draw_plan(rng: &mut ChaCha8Rng, length: Duration, permits: Permits) -> Ve
     let mut kinds: Vec<u32> = (0..KINDS).collect();
     kinds.shuffle(rng);
     kinds.truncate(rng.random_range(4..=9));
-    let permitted = |fault: &Fault| permits.small_disk || *fault != Fault::FullDisk;
+    let permitted = |fault: &Fault| permits.small_disk || !matches!(fault, Fault::FullDisk { .. });
     let count = ((length.as_secs_f64() * FAULTS_PER_SECOND) as usize).max(FAULTS_MIN);
     let mut plan: Vec<Planned> = Vec::new();
     for _ in 0..count {
@@ -158,10 +161,15 @@ pub fn draw_plan(rng: &mut ChaCha8Rng, length: Duration, permits: Permits) -> Ve
         let lasts = Duration::from_millis(rng.random_range(300..3500));
         // At most one of these, since they have to be carried through to the end.
         let again = |other: &Planned| std::mem::discriminant(&other.fault) == std::mem::discriminant(&fault);
-        let once = matches!(fault, Fault::Replace { .. } | Fault::FullDisk);
+        let once = matches!(fault, Fault::Replace { .. } | Fault::FullDisk { .. });
         if permitted(&fault) && !(once && plan.iter().any(again)) {
             plan.push(Planned { at, lasts, fault });
         }
+    }
+    // Always worth it: it costs nothing, and much depends on it.
+    if rng.random_bool(0.5) {
+        let at = length.mul_f64(rng.random_range(0.2..0.85));
+        plan.push(Planned { at, lasts: Duration::from_secs(2), fault: Fault::Compact });
     }
     plan.sort_by_key(|planned| planned.at);
     plan

@@ -209,3 +209,95 @@ impl Wires {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::super::links::{Trouble, between, one_way};
+    use super::*;
+
+    /// Sockets that stand for the tunnel devices of three nodes.
+    fn nodes(links: &Arc<Links>) -> (Switch, Vec<UnixDatagram>) {
+        let (mut devices, mut nodes) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            let (device, node) = UnixDatagram::pair().expect("a pair of sockets");
+            device.set_nonblocking(true).expect("a socket");
+            node.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+            devices.push(OwnedFd::from(device));
+            nodes.push(node);
+        }
+        (Switch::start(devices, links.clone(), 1).expect("a switch"), nodes)
+    }
+
+    fn packet(from: NodeIndex, to: NodeIndex, content: u8) -> Vec<u8> {
+        let mut packet = vec![0; 21];
+        packet[0] = 4 << 4;
+        packet[SOURCE].copy_from_slice(&address(from).octets());
+        packet[DESTINATION].copy_from_slice(&address(to).octets());
+        packet[20] = content;
+        packet
+    }
+
+    fn received(node: &UnixDatagram) -> u8 {
+        let mut buffer = [0; 100];
+        let length = node.recv(&mut buffer).expect("a packet");
+        buffer[length - 1]
+    }
+
+    #[test]
+    fn packets_reach_the_node_they_are_for() {
+        let (_switch, nodes) = nodes(&Links::new(3));
+        nodes[0].send(&packet(0, 2, 7)).expect("it is taken");
+        nodes[0].send(&packet(0, 1, 8)).expect("it is taken");
+        assert_eq!((received(&nodes[2]), received(&nodes[1])), (7, 8));
+    }
+
+    #[test]
+    fn blocked_and_lost_packets_are_gone_and_the_other_way_is_free() {
+        let links = Links::new(3);
+        let (_switch, nodes) = nodes(&links);
+        let blocked = links.impose(one_way(&[0], &[1]), Trouble::Blocked);
+        let lost = links.impose(one_way(&[2], &[1]), Trouble::Loss(1.0));
+        nodes[0].send(&packet(0, 1, 1)).expect("it is taken");
+        nodes[2].send(&packet(2, 1, 2)).expect("it is taken");
+        nodes[1].send(&packet(1, 0, 3)).expect("it is taken");
+        assert_eq!(received(&nodes[0]), 3);
+        while links.counts().1 < 2 {
+            std::thread::yield_now();
+        }
+        drop((blocked, lost));
+        nodes[0].send(&packet(0, 1, 4)).expect("it is taken");
+        assert_eq!(received(&nodes[1]), 4);
+    }
+
+    #[test]
+    fn slow_packets_arrive_in_the_order_they_were_sent() {
+        let links = Links::new(3);
+        let (_switch, nodes) = nodes(&links);
+        let (base, jitter) = (Duration::from_millis(20), Duration::from_millis(20));
+        let slow = links.impose(between(&[0], &[1]), Trouble::Delay { base, jitter });
+        let began = std::time::Instant::now();
+        for content in 0..20 {
+            nodes[0].send(&packet(0, 1, content)).expect("it is taken");
+        }
+        assert_eq!(received(&nodes[1]), 0);
+        assert!(began.elapsed() >= base);
+        // Those that wait are not overtaken by one that need not.
+        drop(slow);
+        nodes[0].send(&packet(0, 1, 20)).expect("it is taken");
+        assert_eq!((1..=20).map(|_| received(&nodes[1])).collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn nothing_is_carried_under_another_s_address_or_to_nobody() {
+        let links = Links::new(3);
+        let (_switch, nodes) = nodes(&links);
+        nodes[0].send(&packet(2, 1, 1)).expect("it is taken");
+        nodes[0].send(&packet(0, 9, 2)).expect("it is taken");
+        nodes[0].send(b"?").expect("it is taken");
+        nodes[0].send(&packet(0, 1, 3)).expect("it is taken");
+        assert_eq!(received(&nodes[1]), 3);
+        assert_eq!(links.counts(), (1, 0));
+    }
+}

@@ -4,6 +4,7 @@
 //! returns what it changed, or nothing if the history has no place for it.
 
 use bytes::Bytes;
+use folkmoot_check::Rule;
 use folkmoot_check::history as h;
 use rand::RngExt;
 use rand::seq::IndexedRandom;
@@ -12,23 +13,25 @@ use rand_chacha::ChaCha8Rng;
 use super::Evidence;
 
 /// One kind of lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lie {
-    /// An acknowledged write is not in the committed history, which closes over it.
+    /// A client was told that its write was committed, and there is another one in its place.
     LostWrite,
-    /// A linearizable read answers with what the key was before.
+    /// A linearizable read answers as it would have done earlier.
     StaleRead,
+    /// A linearizable read answers with a current revision and older keys.
+    StaleContent,
     /// A compare-and-swap that failed says that it succeeded.
     WrongSwap,
     /// A watch leaves an event out.
     DropEvent,
     /// A watch delivers an event twice.
     DuplicateEvent,
-    /// A watch delivers two revisions in the wrong order.
+    /// A watch delivers two messages in the wrong order.
     SwapEvents,
     /// Progress is announced before the events it speaks of.
     EarlyProgress,
-    /// A lease ends although it was renewed.
+    /// A lease ends although its time is not over.
     EarlyLease,
     /// Two clients hold one lock.
     DoubleLock,
@@ -39,21 +42,56 @@ pub enum Lie {
 }
 
 impl Lie {
+    /// All of them.
+    pub const ALL: [Lie; 12] = [
+        Lie::LostWrite,
+        Lie::StaleRead,
+        Lie::StaleContent,
+        Lie::WrongSwap,
+        Lie::DropEvent,
+        Lie::DuplicateEvent,
+        Lie::SwapEvents,
+        Lie::EarlyProgress,
+        Lie::EarlyLease,
+        Lie::DoubleLock,
+        Lie::OldToken,
+        Lie::OtherHash,
+    ];
+
     /// Changes the evidence accordingly.
     pub fn tell(self, evidence: &mut Evidence, rng: &mut ChaCha8Rng) -> Option<String> {
         let history = &mut evidence.history;
         match self {
             Lie::LostWrite => lost_write(history, rng),
-            Lie::StaleRead => stale_read(history, rng),
+            Lie::StaleRead => stale_read(history, rng, false),
+            Lie::StaleContent => stale_read(history, rng, true),
             Lie::WrongSwap => wrong_swap(history, rng),
             Lie::DropEvent => drop_event(history, rng),
             Lie::DuplicateEvent => duplicate_event(history, rng),
             Lie::SwapEvents => swap_events(history, rng),
             Lie::EarlyProgress => early_progress(history, rng),
-            Lie::EarlyLease => early_lease(history),
+            Lie::EarlyLease => early_lease(history, rng),
             Lie::DoubleLock => double_lock(history, rng),
             Lie::OldToken => old_token(history),
             Lie::OtherHash => other_hash(evidence),
+        }
+    }
+
+    /// The rules that it breaks; at least one of them must be reported.
+    pub fn breaks(self) -> &'static [Rule] {
+        match self {
+            Lie::LostWrite => &[Rule::LostWrite, Rule::TornChange, Rule::RevisionClaimedTwice],
+            Lie::StaleRead => &[Rule::StaleRevision],
+            Lie::StaleContent => &[Rule::WrongReply],
+            Lie::WrongSwap => &[Rule::RevisionClaimedTwice, Rule::TornChange, Rule::WrongReply],
+            Lie::DropEvent => &[Rule::WatchGap, Rule::WatchTorn],
+            Lie::DuplicateEvent => &[Rule::WatchDuplicate],
+            Lie::SwapEvents => &[Rule::WatchOrder, Rule::WatchGap],
+            Lie::EarlyProgress => &[Rule::WatchProgress],
+            Lie::EarlyLease => &[Rule::LeaseEarly],
+            Lie::DoubleLock => &[Rule::LockExclusion],
+            Lie::OldToken => &[Rule::FenceOrder],
+            Lie::OtherHash => &[Rule::StateHash],
         }
     }
 }
@@ -81,29 +119,31 @@ fn lost_write(history: &mut h::History, rng: &mut ChaCha8Rng) -> Option<String> 
     Some(format!("the store has never heard of {operation}"))
 }
 
-fn stale_read(history: &mut h::History, rng: &mut ChaCha8Rng) -> Option<String> {
-    let reads = operations(
-        history,
-        |operation| matches!(&operation.request, h::Request::Range(read) if !read.serializable && read.revision == 0),
-    );
-    // An older answer to the same question, that another answer came after, before this was asked.
+/// An answer that another one to the same question came after, before this question was asked.
+fn stale_read(history: &mut h::History, rng: &mut ChaCha8Rng, content_only: bool) -> Option<String> {
+    let reads = operations(history, |operation| {
+        let current = |read: &h::RangeRequest| !read.serializable && read.revision == 0 && !read.count_only;
+        matches!(&operation.request, h::Request::Range(read) if current(read)) && operation.reply().is_some()
+    });
+    let known_by = |at: h::Nanos| {
+        let before = history.operations.iter().filter(|other| other.completed.is_some_and(|done| done < at));
+        before.filter_map(|other| Some(other.reply()?.revision)).max().unwrap_or(0)
+    };
     for _ in 0..1000 {
-        let newer = pick(&reads, rng)?;
-        let asked = history.operations[newer].invoked;
-        let older = reads.iter().copied().filter(|index| {
-            let operation = &history.operations[*index];
-            operation.request == history.operations[newer].request
-                && operation.completed.is_some_and(|completed| completed < asked)
-        });
-        let older: Vec<usize> = older.collect();
-        let Some(older) = pick(&older, rng) else { continue };
+        let (older, newer) = (pick(&reads, rng)?, pick(&reads, rng)?);
         let (old, new) = (&history.operations[older], &history.operations[newer]);
         let (Some(old_reply), Some(new_reply)) = (old.reply(), new.reply()) else { continue };
-        if old_reply.body != new_reply.body && old_reply.revision < new_reply.revision {
-            let reply = old_reply.clone();
-            history.operations[newer].outcome = h::Outcome::Ok(reply);
-            return Some(format!("stale: {}", history.operations[newer]));
+        if old.request != new.request
+            || old_reply.body == new_reply.body
+            || old_reply.revision >= known_by(new.invoked)
+            || old_reply.revision >= new_reply.revision
+        {
+            continue;
         }
+        let revision = if content_only { new_reply.revision } else { old_reply.revision };
+        let reply = h::Reply { revision, body: old_reply.body.clone() };
+        history.operations[newer].outcome = h::Outcome::Ok(reply);
+        return Some(format!("stale: {}", history.operations[newer]));
     }
     None
 }
@@ -125,16 +165,14 @@ fn wrong_swap(history: &mut h::History, rng: &mut ChaCha8Rng) -> Option<String> 
     Some(format!("failed in fact: {}", history.operations[index]))
 }
 
-/// A place of events in the middle of a watch of a client.
-fn events_of(history: &h::History, rng: &mut ChaCha8Rng, min: usize) -> Option<(usize, usize)> {
+/// A message of events between two others, on one stream.
+fn events_of(history: &h::History, rng: &mut ChaCha8Rng) -> Option<(usize, usize)> {
+    let is_events = |message: &h::WatchMessage| matches!(message, h::WatchMessage::Events { .. });
     let mut places = Vec::new();
     for (watch, record) in history.watches.iter().enumerate() {
-        let is_full = |message: &h::WatchMessage| matches!(message, h::WatchMessage::Events { events, .. } if events.len() >= min);
-        let full: Vec<usize> =
-            (0..record.messages.len()).filter(|index| is_full(&record.messages[*index])).collect();
-        if let [_, middle @ .., _] = &full[..] {
-            places.extend(middle.iter().map(|message| (watch, *message)));
-        }
+        let threes = record.messages.windows(3).enumerate();
+        let middles = threes.filter(|(_, three)| three.iter().all(is_events)).map(|(first, _)| first + 1);
+        places.extend(middles.map(|message| (watch, message)));
     }
     pick(&places, rng)
 }
@@ -147,14 +185,14 @@ fn events_at(history: &mut h::History, (watch, message): (usize, usize)) -> Opti
 }
 
 fn drop_event(history: &mut h::History, rng: &mut ChaCha8Rng) -> Option<String> {
-    let place = events_of(history, rng, 1)?;
+    let place = events_of(history, rng)?;
     let events = events_at(history, place)?;
     let event = events.remove(rng.random_range(0..events.len()));
     Some(format!("watch {} never got {event:?}", place.0))
 }
 
 fn duplicate_event(history: &mut h::History, rng: &mut ChaCha8Rng) -> Option<String> {
-    let place = events_of(history, rng, 1)?;
+    let place = events_of(history, rng)?;
     let events = events_at(history, place)?;
     let index = rng.random_range(0..events.len());
     let event = events[index].clone();
@@ -163,16 +201,13 @@ fn duplicate_event(history: &mut h::History, rng: &mut ChaCha8Rng) -> Option<Str
 }
 
 fn swap_events(history: &mut h::History, rng: &mut ChaCha8Rng) -> Option<String> {
-    let (watch, message) = events_of(history, rng, 1)?;
-    let messages = &mut history.watches[watch].messages;
-    let next = (message + 1..messages.len())
-        .find(|index| matches!(messages[*index], h::WatchMessage::Events { .. }))?;
-    messages.swap(message, next);
-    Some(format!("watch {watch} got message {next} before message {message}"))
+    let (watch, message) = events_of(history, rng)?;
+    history.watches[watch].messages.swap(message, message + 1);
+    Some(format!("watch {watch} got message {} before the one before it", message + 1))
 }
 
 fn early_progress(history: &mut h::History, rng: &mut ChaCha8Rng) -> Option<String> {
-    let place = events_of(history, rng, 1)?;
+    let place = events_of(history, rng)?;
     let revision = events_at(history, place)?.last()?.revision();
     let messages = &mut history.watches[place.0].messages;
     let at = messages[place.1].at();
@@ -181,11 +216,11 @@ fn early_progress(history: &mut h::History, rng: &mut ChaCha8Rng) -> Option<Stri
 }
 
 /// Somebody is told that a lease is gone when it was granted a moment ago.
-fn early_lease(history: &mut h::History) -> Option<String> {
+fn early_lease(history: &mut h::History, rng: &mut ChaCha8Rng) -> Option<String> {
     let granted = operations(history, |operation| {
         matches!(operation.request, h::Request::LeaseGrant { .. }) && operation.reply().is_some()
     });
-    let index = granted.first().copied()?;
+    let index = pick(&granted, rng)?;
     let h::Request::LeaseGrant { id, .. } = history.operations[index].request else { return None };
     let grant = history.operations[index].clone();
     let revision = grant.reply()?.revision;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use folkmoot_check::history as h;
-use folkmoot_check::{Counts, LeaseSettings, LivePeriod, Settings, StateHashes};
+use folkmoot_check::{Counts, LeaseSettings, LivePeriod, Report, Settings, StateHashes};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -33,6 +33,8 @@ const SMALL_DISK_BYTES: u64 = 400 << 20;
 const LEASE_SLACK: Duration = Duration::from_secs(4);
 /// A request that its client gave up may wait in a member for this long.
 const LINGER: Duration = Duration::from_secs(10);
+/// Violations of one rule that are shown; what is broken once is often broken everywhere.
+const SHOWN_OF_A_RULE: u64 = 4;
 /// Parts per million by which two clocks of one machine may differ.
 const CLOCK_ERROR_PPM: u64 = 1000;
 
@@ -45,8 +47,8 @@ pub struct RoundConfig {
     pub length: Duration,
     /// The clients.
     pub load: LoadConfig,
-    /// Tell one lie about what the clients saw.
-    pub lie: Option<Lie>,
+    /// Afterwards tell lies about what the clients saw, and see whether they are noticed.
+    pub lies: bool,
     /// Exactly these faults instead of drawn ones.
     pub plan: Option<Vec<Planned>>,
     /// Keep all files, whatever the verdict.
@@ -56,7 +58,7 @@ pub struct RoundConfig {
 }
 
 /// Everything that is judged.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Evidence {
     /// What the clients saw, with the truth.
     pub history: h::History,
@@ -73,6 +75,8 @@ pub struct Verdict {
     pub problems: Vec<String>,
     /// What was judged.
     pub counts: Counts,
+    /// Lies that were told, and whether they were noticed.
+    pub lies: Vec<(Lie, bool)>,
     /// What was done when.
     pub timeline: String,
     /// Where all files are, if they were kept.
@@ -87,7 +91,7 @@ pub async fn run(config: &RoundConfig, seed: u64, label: &str) -> Result<Verdict
     let plan = config.plan.clone().unwrap_or(plan);
     let mut cluster = config.cluster.clone();
     cluster.seed = rng.random();
-    if plan.iter().any(|planned| planned.fault == Fault::FullDisk) {
+    if plan.iter().any(|planned| matches!(planned.fault, Fault::FullDisk { .. })) {
         cluster.small_disk = Some((rng.random_range(0..cluster.member_count), SMALL_DISK_BYTES));
     }
     let timeline = Arc::new(Timeline::begin(label, config.quiet));
@@ -95,17 +99,21 @@ pub async fn run(config: &RoundConfig, seed: u64, label: &str) -> Result<Verdict
     let cluster = Cluster::start(cluster).await?;
     timeline.note("all members answer");
 
-    let round = Round { config, cluster, timeline, clock: Clock::start() };
-    let (mut evidence, settings, problems) = round.attack(&plan, seed, &mut rng).await;
-    if let Some(lie) = config.lie {
-        let told = lie.tell(&mut evidence, &mut rng).ok_or("this history has no place for that lie")?;
-        round.note(&format!("a lie: {told}"));
+    let mut load = config.load;
+    if !load.etcd_bugs && plan.iter().any(|planned| matches!(planned.fault, Fault::Pause(_))) {
+        timeline
+            .note("no leases and locks: a leader of etcd 3.4 that was held may end them early (issue 15247)");
+        (load.lease_clients, load.lock_clients) = (0, 0);
     }
-    round.judge(&evidence, &settings, problems)
+    let round = Round { config, load, cluster, timeline, clock: Clock::start() };
+    let (evidence, settings, problems) = round.attack(&plan, seed, &mut rng).await;
+    let lies = if config.lies { round.tell_lies(&evidence, &settings, &mut rng) } else { Vec::new() };
+    round.judge(&evidence, &settings, problems, lies)
 }
 
 struct Round<'a> {
     config: &'a RoundConfig,
+    load: LoadConfig,
     cluster: Arc<Cluster>,
     timeline: Arc<Timeline>,
     clock: Clock,
@@ -123,7 +131,7 @@ impl Round<'_> {
         seed: u64,
         rng: &mut ChaCha8Rng,
     ) -> (Evidence, Settings, Vec<String>) {
-        let mut load = Load::start(&self.cluster, self.config.load, self.clock, seed);
+        let mut load = Load::start(&self.cluster, self.load, self.clock, seed);
         let compactor = Compactor {
             session: load.session(),
             observed: Box::new(load.observed()),
@@ -163,7 +171,7 @@ impl Round<'_> {
             rested = self.cluster.await_agreement(AGREE_PATIENCE).await;
         }
         if rested.is_ok() {
-            match settle::read_all(&self.cluster, &mut closer).await {
+            match settle::read_all(&self.cluster, &mut closer, self.load.etcd_bugs).await {
                 Ok(all) => found = Some(all),
                 Err(problem) => rested = Err(problem),
             }
@@ -180,7 +188,13 @@ impl Round<'_> {
             Recorded::default()
         });
         let (carried, spoiled) = self.cluster.network.links.counts();
-        self.note(&format!("at rest; the network carried {carried} packets and spoiled {spoiled}"));
+        let terms = self.cluster.statuses().await.iter().map(|(_, status)| status.raft_term).max();
+        let silence = longest_silence(&recorded.operations, attacked, work_over);
+        self.note(&format!(
+            "at rest in term {}; the network carried {carried} packets and spoiled {spoiled}; \
+             longest time without an acknowledged write {silence:.1?}",
+            terms.unwrap_or(0)
+        ));
 
         let mut operations = recorded.operations.clone();
         operations.extend(nemesis.take_operations().await);
@@ -192,7 +206,7 @@ impl Round<'_> {
             slack: nanos(LEASE_SLACK),
             linger: Some(nanos(LINGER)),
         };
-        let settings = Settings { lease, ..Settings::default() };
+        let settings = Settings { cap: SHOWN_OF_A_RULE, lease, ..Settings::default() };
         (evidence(operations, recorded, found), settings, problems)
     }
 
@@ -203,19 +217,28 @@ impl Round<'_> {
         Ok(())
     }
 
+    fn tell_lies(&self, evidence: &Evidence, settings: &Settings, rng: &mut ChaCha8Rng) -> Vec<(Lie, bool)> {
+        let mut told = Vec::new();
+        for lie in Lie::ALL {
+            let mut evidence = evidence.clone();
+            let Some(text) = lie.tell(&mut evidence, rng) else { continue };
+            let report = report(&evidence, settings);
+            let noticed = lie.breaks().iter().any(|rule| report.has(*rule));
+            let verdict = if noticed { "noticed" } else { "NOT NOTICED" };
+            self.note(&format!("{verdict}: the lie {lie:?}: {}", shortened(&text)));
+            told.push((lie, noticed));
+        }
+        told
+    }
+
     fn judge(
         self,
         evidence: &Evidence,
         settings: &Settings,
         mut problems: Vec<String>,
+        lies: Vec<(Lie, bool)>,
     ) -> Result<Verdict, String> {
-        let report = folkmoot_check::check(&evidence.history, settings);
-        let mut hashes = StateHashes::new();
-        for (member, hash) in &evidence.hashes {
-            let at = u64::try_from(evidence.revision).unwrap_or(0);
-            let differs = hashes.record(*member, at, *hash);
-            problems.extend(differs.map(|violation| format!("HashKV, by revision: {violation}")));
-        }
+        let report = report(evidence, settings);
         problems.extend(report.violations().iter().map(ToString::to_string));
         let shown = report.violations().len() as u64;
         if report.total() > shown {
@@ -225,7 +248,7 @@ impl Round<'_> {
         let counts = report.counts.clone();
         let timeline = self.timeline.text();
         let mut kept = None;
-        if !problems.is_empty() && self.config.lie.is_none() || self.config.keep {
+        if !problems.is_empty() || self.config.keep {
             let texts = [
                 ("timeline.txt", timeline.clone()),
                 ("problems.txt", problems.join("\n\n")),
@@ -237,8 +260,31 @@ impl Round<'_> {
             kept = Some(self.cluster.root().to_owned());
             keep(self.cluster);
         }
-        Ok(Verdict { problems, counts, timeline, kept })
+        Ok(Verdict { problems, counts, lies, timeline, kept })
     }
+}
+
+/// All violations.
+fn report(evidence: &Evidence, settings: &Settings) -> Report {
+    let mut report = folkmoot_check::check(&evidence.history, settings);
+    let mut hashes = StateHashes::new();
+    for (member, hash) in &evidence.hashes {
+        // HashKV is of a revision; that is as good as an index of the log when nothing changes.
+        let at = u64::try_from(evidence.revision).unwrap_or(0);
+        if let Some(violation) = hashes.record(*member, at, *hash) {
+            report.push(violation);
+        }
+    }
+    report
+}
+
+fn shortened(text: &str) -> String {
+    const CHARS: usize = 200;
+    let mut short: String = text.chars().take(CHARS).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
 }
 
 /// Ends the cluster and leaves its files.
@@ -258,6 +304,20 @@ fn nanos(time: Duration) -> h::Nanos {
     u64::try_from(time.as_nanos()).unwrap_or(h::Nanos::MAX)
 }
 
+/// The longest time in which no write was acknowledged to anybody.
+fn longest_silence(operations: &[h::Operation], from: h::Nanos, to: h::Nanos) -> Duration {
+    let is_write = |request: &h::Request| {
+        matches!(request, h::Request::Put(_) | h::Request::Delete(_) | h::Request::LeaseGrant { .. })
+    };
+    let acked =
+        operations.iter().filter(|operation| is_write(&operation.request) && operation.reply().is_some());
+    let mut times: Vec<h::Nanos> = acked.filter_map(|operation| operation.completed).collect();
+    times.extend([from, to]);
+    times.retain(|at| (from..=to).contains(at));
+    times.sort_unstable();
+    Duration::from_nanos(times.windows(2).map(|two| two[1] - two[0]).max().unwrap_or(0))
+}
+
 /// Puts together what everybody saw. The truth is what a member at rest tells of its whole history,
 /// and for what is compacted what the observer saw in time; every other member's history is judged
 /// against it like any other watch.
@@ -270,8 +330,9 @@ fn evidence(operations: Vec<h::Operation>, recorded: Recorded, found: Option<Fou
         truth: None,
     };
     let Some(found) = found else { return Evidence { history, hashes: Vec::new(), revision: 0 } };
-    let newest = found.histories.first().map(folkmoot_check::truth_of).unwrap_or_default();
-    let from = newest.first().map_or(found.revision + 1, |change| change.revision);
+    let mut newest = found.histories.first().map(folkmoot_check::truth_of).unwrap_or_default();
+    let from = found.compacted + 1;
+    newest.retain(|change| change.revision >= from);
     let mut truth: Vec<h::Change> = Vec::new();
     for event in recorded.observed.into_iter().filter(|event| event.revision() < from) {
         let event = h::Event { prev_kv: None, ..event };

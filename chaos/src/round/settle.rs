@@ -92,8 +92,13 @@ pub async fn mark(session: &mut Session) -> Result<(), String> {
     insist(session, h::Request::Put(put)).await.map(|_| ())
 }
 
-/// Reads what every member holds: all keys, all history, the hash.
-pub async fn read_all(cluster: &Arc<Cluster>, session: &mut Session) -> Result<Found, String> {
+/// Reads what every member holds: all keys, the hash, and all history, from the compacted revision
+/// itself on if that is wanted.
+pub async fn read_all(
+    cluster: &Arc<Cluster>,
+    session: &mut Session,
+    from_compacted: bool,
+) -> Result<Found, String> {
     let newest = revision(session).await?;
     let mut found = Found { revision: newest, ..Found::default() };
     for node in cluster.nodes() {
@@ -115,7 +120,8 @@ pub async fn read_all(cluster: &Arc<Cluster>, session: &mut Session) -> Result<F
         found.hashes.push((id, hash.hash.into()));
         let compacted = hash.compact_revision.max(0);
         found.compacted = found.compacted.max(compacted);
-        let plan = WatchPlan::plain(h::WatchRequest::new(h::KeyRange::all(), compacted + 1));
+        let from = compacted + i64::from(!from_compacted);
+        let plan = WatchPlan::plain(h::WatchRequest::new(h::KeyRange::all(), from.max(1)));
         let history = read_history(session, &plan, newest, REST_PATIENCE).await;
         found.histories.push(history);
     }

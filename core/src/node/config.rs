@@ -33,6 +33,10 @@ pub struct NodeConfig {
     pub kept_entries: usize,
     /// The same in bytes.
     pub kept_bytes: usize,
+    /// The engine is flushed at least this often while there are writes.
+    pub time_between_flushes: Duration,
+    /// And when this much log was written since the last flush, in bytes.
+    pub log_bytes_between_flushes: u64,
     /// Refuse membership changes that would risk the quorum, `--strict-reconfig-check`.
     pub strict_reconfig: bool,
     /// Learners that a cluster may have, `--max-learners`.
@@ -59,6 +63,8 @@ impl NodeConfig {
             disk_stall: Duration::from_secs(2),
             kept_entries: limits::TAIL_ENTRIES_KEPT,
             kept_bytes: limits::TAIL_BYTES_KEPT,
+            time_between_flushes: limits::TIME_BETWEEN_FLUSHES,
+            log_bytes_between_flushes: limits::LOG_BYTES_BETWEEN_FLUSHES,
             strict_reconfig: true,
             max_learners: 1,
             lease_checkpoints: false,

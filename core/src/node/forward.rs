@@ -116,7 +116,7 @@ impl Node {
             let message = Message::Forward { term, entry: entry.into() }.encode();
             out.push(Output::Send { to: leader, message });
         }
-        self.membership.send_again();
+        self.membership.send_again(term);
     }
 
     /// Another member sent commands of its clients.
@@ -188,7 +188,7 @@ impl Node {
             return;
         }
         let changes: Vec<_> =
-            requests.iter().filter_map(|request| self.membership.finish(*request)).collect();
+            requests.iter().filter_map(|request| self.membership.rejected(*request)).collect();
         let slots = self.proposals.rejected(requests).into_iter().chain(changes);
         self.replies.extend(slots.map(|slot| (slot, Err(error))));
     }

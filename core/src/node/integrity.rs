@@ -98,22 +98,24 @@ impl Integrity {
         self.compared.len()
     }
 
-    /// How many members agree, this one included, and how many differ. Who agreed before the
-    /// dispute began proves nothing about it.
+    /// How many others agree with this one, and how many differ. Who agreed before the dispute began
+    /// proves nothing about it.
     fn count(&self) -> (usize, usize) {
         let differ = self.compared.values().filter(|compared| !compared.agrees);
         let disputed_from = differ.clone().map(|compared| compared.since).min().unwrap_or_default();
         let agrees = |compared: &&Compared| compared.agrees && compared.index >= disputed_from;
-        (1 + self.compared.values().filter(agrees).count(), differ.count())
+        (self.compared.values().filter(agrees).count(), differ.count())
     }
 
-    /// Judges by the other `members`; whoever left counts no more.
-    pub fn judge(&mut self, others: &[MemberId]) -> Judgement {
-        self.compared.retain(|id, _| others.contains(id));
-        let quorum = others.len().div_ceil(2) + 1;
+    /// Judges by the other voters; this member, called `me`, may be one of them or a learner.
+    /// Learners have no voice: one that never starts would keep the others from deciding.
+    pub fn judge(&mut self, voters: &[MemberId], me: MemberId) -> Judgement {
+        self.compared.retain(|id, _| voters.contains(id) && *id != me);
+        let quorum = voters.len() / 2 + 1;
+        let own = usize::from(voters.contains(&me));
         match self.count() {
             (_, 0) => Judgement::Sound,
-            (agree, _) if agree >= quorum => Judgement::Sound,
+            (agree, _) if own + agree >= quorum => Judgement::Sound,
             (_, differ) if differ >= quorum => Judgement::Wrong,
             _ => Judgement::Undecided,
         }
@@ -143,12 +145,12 @@ mod tests {
         for id in ids(2..=3) {
             wrong.heard(id, LogIndex(10), 5);
         }
-        assert_eq!(wrong.judge(&ids(2..=3)), Judgement::Wrong);
+        assert_eq!(wrong.judge(&ids(1..=3), MemberId(1)), Judgement::Wrong);
         let mut right = at_ten(5);
         right.heard(MemberId(1), LogIndex(10), 666);
-        assert_eq!(right.judge(&[MemberId(1), MemberId(3)]), Judgement::Undecided);
+        assert_eq!(right.judge(&ids(1..=3), MemberId(2)), Judgement::Undecided);
         right.heard(MemberId(3), LogIndex(10), 5);
-        assert_eq!(right.judge(&[MemberId(1), MemberId(3)]), Judgement::Sound);
+        assert_eq!(right.judge(&ids(1..=3), MemberId(2)), Judgement::Sound);
     }
 
     #[test]
@@ -161,8 +163,8 @@ mod tests {
         for (id, hash) in [(1, 667), (2, 666), (4, 5), (5, 5)] {
             right.heard(MemberId(id), LogIndex(10), hash);
         }
-        assert_eq!(wrong.judge(&[1, 3, 4, 5].map(MemberId)), Judgement::Wrong);
-        assert_eq!(right.judge(&[1, 2, 4, 5].map(MemberId)), Judgement::Sound);
+        assert_eq!(wrong.judge(&ids(1..=5), MemberId(2)), Judgement::Wrong);
+        assert_eq!(right.judge(&ids(1..=5), MemberId(3)), Judgement::Sound);
     }
 
     #[test]
@@ -171,17 +173,32 @@ mod tests {
         // The third lags: its state at 9 is everybody's.
         wrong.heard(MemberId(3), LogIndex(9), 0);
         wrong.heard(MemberId(2), LogIndex(10), 5);
-        assert_eq!(wrong.judge(&ids(2..=3)), Judgement::Undecided);
+        assert_eq!(wrong.judge(&ids(1..=3), MemberId(1)), Judgement::Undecided);
         wrong.heard(MemberId(3), LogIndex(10), 5);
-        assert_eq!(wrong.judge(&ids(2..=3)), Judgement::Wrong);
+        assert_eq!(wrong.judge(&ids(1..=3), MemberId(1)), Judgement::Wrong);
     }
 
     #[test]
     fn one_of_two_cannot_tell_who_is_wrong() {
         let mut one = at_ten(1);
         one.heard(MemberId(2), LogIndex(10), 2);
-        assert_eq!(one.judge(&[MemberId(2)]), Judgement::Undecided);
-        assert_eq!(one.judge(&[]), Judgement::Sound, "the other left");
+        assert_eq!(one.judge(&ids(1..=2), MemberId(1)), Judgement::Undecided);
+        assert_eq!(one.judge(&ids(1..=1), MemberId(1)), Judgement::Sound, "the other left");
+    }
+
+    #[test]
+    fn a_learner_can_be_wrong_and_has_no_voice() {
+        let mut learner = at_ten(666);
+        learner.heard(MemberId(1), LogIndex(10), 5);
+        assert_eq!(learner.judge(&ids(1..=3), MemberId(4)), Judgement::Undecided);
+        learner.heard(MemberId(2), LogIndex(10), 5);
+        assert_eq!(learner.judge(&ids(1..=3), MemberId(4)), Judgement::Wrong);
+        let mut voter = at_ten(666);
+        for id in ids(2..=3) {
+            voter.heard(id, LogIndex(10), 5);
+        }
+        voter.heard(MemberId(4), LogIndex(10), 666);
+        assert_eq!(voter.judge(&ids(1..=3), MemberId(1)), Judgement::Wrong);
     }
 
     #[test]
@@ -189,13 +206,13 @@ mod tests {
         let mut integrity = at_ten(5);
         integrity.heard(MemberId(2), LogIndex(11), 7);
         integrity.heard(MemberId(3), LogIndex(11), 7);
-        assert_eq!(integrity.judge(&ids(2..=3)), Judgement::Sound);
+        assert_eq!(integrity.judge(&ids(1..=3), MemberId(1)), Judgement::Sound);
         integrity.applied(LogIndex(11), 8);
         integrity.catch_up();
-        assert_eq!(integrity.judge(&ids(2..=3)), Judgement::Wrong);
+        assert_eq!(integrity.judge(&ids(1..=3), MemberId(1)), Judgement::Wrong);
         integrity.replaced();
         integrity.applied(LogIndex(40), 1);
         integrity.heard(MemberId(2), LogIndex(39), 7);
-        assert_eq!(integrity.judge(&ids(2..=3)), Judgement::Sound);
+        assert_eq!(integrity.judge(&ids(1..=3), MemberId(1)), Judgement::Sound);
     }
 }

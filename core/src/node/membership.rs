@@ -34,6 +34,10 @@ struct Local {
     command: Command,
     /// The term in which it went on its way.
     sent_in: Option<Term>,
+    /// It was sent more than once in that term: a refusal says nothing about the other copies.
+    copies: bool,
+    /// It is to be sent once more in the same term.
+    again: bool,
 }
 
 /// A command that the leader works on.
@@ -58,7 +62,10 @@ impl Membership {
     /// Takes a client's command.
     pub fn push(&mut self, now: Instant64, slot: Slot, command: Command) {
         self.last += 1;
-        self.local.insert(FIRST_REQUEST + self.last, Local { slot, since: now, command, sent_in: None });
+        self.local.insert(
+            FIRST_REQUEST + self.last,
+            Local { slot, since: now, command, sent_in: None, copies: false, again: false },
+        );
     }
 
     /// There is an answer for this request of this start of this member.
@@ -69,23 +76,31 @@ impl Membership {
     /// A term began without what was sent on its way in earlier ones.
     pub fn term_started(&mut self, term: Term) {
         for local in self.local.values_mut() {
-            local.sent_in = local.sent_in.filter(|sent_in| *sent_in >= term);
+            if local.sent_in.is_some_and(|sent_in| sent_in < term) {
+                (local.sent_in, local.copies, local.again) = (None, false, false);
+            }
         }
     }
 
     /// Somebody did not take them.
     pub fn refused(&mut self, requests: &[u64]) {
         for request in requests {
-            if let Some(local) = self.local.get_mut(request) {
+            if let Some(local) = self.local.get_mut(request).filter(|local| !local.copies) {
                 local.sent_in = None;
             }
         }
     }
 
-    /// The leader may not have got them; it takes each once.
-    pub fn send_again(&mut self) {
-        for local in self.local.values_mut() {
-            local.sent_in = None;
+    /// The leader will not have it; gives back who waits.
+    pub fn rejected(&mut self, request: u64) -> Option<Slot> {
+        let certain = self.local.get(&request).is_some_and(|local| !local.copies);
+        if certain { self.finish(request) } else { None }
+    }
+
+    /// The leader of this term may not have got them; it takes each once.
+    pub fn send_again(&mut self, term: Term) {
+        for local in self.local.values_mut().filter(|local| local.sent_in == Some(term)) {
+            (local.again, local.copies) = (true, true);
         }
     }
 
@@ -157,7 +172,7 @@ impl Node {
         }
         if leader.is_some() && self.now >= self.hold_forwards_until {
             for (request, local) in &mut self.membership.local {
-                if local.sent_in.is_some() {
+                if local.sent_in.is_some() && !std::mem::take(&mut local.again) {
                     continue;
                 }
                 local.sent_in = Some(term);
@@ -190,6 +205,8 @@ impl Node {
                 if ask.origin == me {
                     self.membership.asks.push_front(ask);
                 } else {
+                    // It comes again, perhaps to this leader, if nobody takes over.
+                    self.membership.taken.give_back(ask.origin, ask.boot, ask.request);
                     self.refuse_forwarded(ask.origin, ask.boot, Error::NotLeader, vec![ask.request]);
                 }
                 return;

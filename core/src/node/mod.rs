@@ -363,7 +363,7 @@ impl Node {
             Ok(_) if corrupt => Output::Reply { slot, result: Err(Error::Corrupt) },
             result => Output::Reply { slot, result },
         }));
-        self.upkeep.plan(self.now, self.owner.log_needed_after(), out);
+        self.upkeep.plan(self.now, &self.config, self.owner.log_needed_after(), out);
         self.publish_status(out);
         Ok(())
     }

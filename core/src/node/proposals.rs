@@ -30,6 +30,9 @@ struct Waiting {
 struct InFlight {
     waiting: Waiting,
     term: Term,
+    /// It was sent more than once in this term. That one copy was refused then says nothing about
+    /// the others.
+    copies: bool,
 }
 
 /// See the module.
@@ -92,7 +95,7 @@ impl Proposals {
                 entries.push(std::mem::replace(&mut builder, next).finish());
             }
             builder.push(self.first_request + self.in_flight.len() as u64, &waiting.command);
-            self.in_flight.push_back(Some(InFlight { waiting, term }));
+            self.in_flight.push_back(Some(InFlight { waiting, term, copies: false }));
         }
         if builder.count() > 0 {
             entries.push(builder.finish());
@@ -100,12 +103,14 @@ impl Proposals {
         (first, entries)
     }
 
-    /// What is in flight in `term`, as it was sent on its way.
-    pub fn entries_in_flight(&self, term: Term) -> Vec<Vec<u8>> {
+    /// What is in flight in `term`, as it was sent on its way, to be sent once more. From now on
+    /// only a later term can tell that one of them never took effect.
+    pub fn entries_in_flight(&mut self, term: Term) -> Vec<Vec<u8>> {
         let mut entries = Vec::new();
         let mut builder = EntryBuilder::new(self.origin, self.boot);
-        for (position, request) in self.in_flight.iter().enumerate() {
-            let Some(request) = request.as_ref().filter(|request| request.term == term) else { continue };
+        for (position, request) in self.in_flight.iter_mut().enumerate() {
+            let Some(request) = request.as_mut().filter(|request| request.term == term) else { continue };
+            request.copies = !mutant!("a_refused_copy_speaks_for_all");
             let bytes = builder.size_bytes() + request.waiting.command.body.len();
             if builder.count() > 0
                 && (builder.count() >= limits::ENTRY_COMMANDS_MAX || bytes > limits::ENTRY_BYTES_TARGET)
@@ -139,7 +144,7 @@ impl Proposals {
     /// The leader did not take these: they wait again.
     pub fn refused(&mut self, requests: &[u64]) {
         for request in requests.iter().rev() {
-            if let Some(request) = self.take(*request) {
+            if let Some(request) = self.take_refused(*request) {
                 self.waiting.push_front(request.waiting);
             }
         }
@@ -148,7 +153,7 @@ impl Proposals {
 
     /// The leader took none of these and never will; gives back who waits.
     pub fn rejected(&mut self, requests: &[u64]) -> Vec<Slot> {
-        let gone: Vec<_> = requests.iter().filter_map(|request| self.take(*request)).collect();
+        let gone: Vec<_> = requests.iter().filter_map(|request| self.take_refused(*request)).collect();
         self.trim();
         gone.into_iter().map(|request| self.release(&request.waiting)).collect()
     }
@@ -216,6 +221,12 @@ impl Proposals {
     fn take(&mut self, request: u64) -> Option<InFlight> {
         let position = usize::try_from(request.checked_sub(self.first_request)?).ok()?;
         self.in_flight.get_mut(position)?.take()
+    }
+
+    /// Takes a command of which it is certain, by a refusal, that it is in no log.
+    fn take_refused(&mut self, request: u64) -> Option<InFlight> {
+        let position = usize::try_from(request.checked_sub(self.first_request)?).ok()?;
+        self.in_flight.get_mut(position)?.take_if(|request| !request.copies)
     }
 
     fn trim(&mut self) {
@@ -307,6 +318,18 @@ mod tests {
         proposals.applied(ME, 1, 1);
         assert_eq!(requests(proposals.entries_in_flight(Term(1))), vec![vec![0, 2]]);
         assert!(proposals.entries_in_flight(Term(2)).is_empty());
+    }
+
+    #[test]
+    fn a_refusal_of_one_copy_says_nothing_about_the_others() {
+        let mut proposals = with(0..1, 1);
+        proposals.take_entries(Term(1));
+        proposals.entries_in_flight(Term(1));
+        proposals.refused(&[0]);
+        assert!(!proposals.has_waiting());
+        assert_eq!(proposals.rejected(&[0]), vec![]);
+        proposals.term_started(Term(2));
+        assert!(proposals.has_waiting(), "the next term tells");
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl Node {
             self.seek_repair();
             return;
         }
-        match self.integrity.judge(&others) {
+        match self.judgement() {
             Judgement::Sound => self.undecided_since = None,
             Judgement::Wrong if mutant!("a_wrong_state_goes_unnoticed") => {}
             Judgement::Wrong => {
@@ -50,8 +50,13 @@ impl Node {
         }
     }
 
+    /// What the comparisons so far say about this member's state.
+    pub(super) fn judgement(&mut self) -> Judgement {
+        self.integrity.judge(&self.machine.applied().conf_state.voters, self.config.member_id)
+    }
+
     /// Everybody else, learners included.
-    pub(super) fn other_members(&self) -> Vec<MemberId> {
+    fn other_members(&self) -> Vec<MemberId> {
         let me = self.config.member_id;
         self.machine.members().iter().map(|member| member.id).filter(|id| *id != me).collect()
     }

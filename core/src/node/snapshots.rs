@@ -118,8 +118,7 @@ impl Node {
     }
 
     fn state_is_undisputed(&mut self) -> bool {
-        let others = self.other_members();
-        self.integrity.judge(&others) == Judgement::Sound || mutant!("a_disputed_state_is_passed_on")
+        self.judgement() == Judgement::Sound || mutant!("a_disputed_state_is_passed_on")
     }
 
     /// Gives consensus the snapshot that arrived, if it can hear of one now.

@@ -62,6 +62,24 @@ impl Taken {
         self.by_start.entry((origin, boot)).or_default().take(number)
     }
 
+    /// The number was refused, so it may come again. Only for a number that certainly did nothing.
+    pub fn give_back(&mut self, origin: MemberId, boot: u64, number: u64) {
+        let Some(numbers) = self.by_start.get_mut(&(origin, boot)) else { return };
+        let Some((first, last)) = numbers.ranges.range(..=number).next_back().map(|(a, b)| (*a, *b)) else {
+            return;
+        };
+        if number > last {
+            return;
+        }
+        numbers.ranges.remove(&first);
+        if first < number {
+            numbers.ranges.insert(first, number - 1);
+        }
+        if number < last {
+            numbers.ranges.insert(number + 1, last);
+        }
+    }
+
     /// Another term: what was sent in this one is bound to it.
     pub fn clear(&mut self) {
         self.by_start.clear();
@@ -98,6 +116,19 @@ mod tests {
         assert!(taken.take(MemberId(1), 1, 6 * RANGES_MAX as u64 + 9));
         let last = taken.by_start[&(MemberId(1), 1)].ranges.len();
         assert!(last <= RANGES_MAX);
+    }
+
+    #[test]
+    fn a_number_that_was_given_back_is_taken_again() {
+        let mut taken = Taken::default();
+        for number in 1..=5 {
+            assert!(taken.take(MemberId(1), 1, number));
+        }
+        for number in [3, 1, 5, 9] {
+            taken.give_back(MemberId(1), 1, number);
+        }
+        let again: Vec<bool> = (1..=5).map(|number| taken.take(MemberId(1), 1, number)).collect();
+        assert_eq!(again, [true, false, true, false, true]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::Output;
+use super::{NodeConfig, Output};
 use crate::limits;
 use crate::mutant::mutant;
 use crate::types::{Instant64, LogIndex};
@@ -76,7 +76,13 @@ impl Upkeep {
 
     /// Asks for a flush when one is due, and for a purge after one, of what nobody needs: entries
     /// after `needed_after` may be asked for by followers.
-    pub fn plan(&mut self, now: Instant64, needed_after: LogIndex, out: &mut Vec<Output>) {
+    pub fn plan(
+        &mut self,
+        now: Instant64,
+        config: &NodeConfig,
+        needed_after: LogIndex,
+        out: &mut Vec<Output>,
+    ) {
         if let Some(flushed) = self.purge_to.take() {
             let durable = match mutant!("the_log_is_purged_before_the_engine_is_durable") {
                 true => self.handed_out,
@@ -87,8 +93,8 @@ impl Upkeep {
         if self.flushed_at == Instant64(0) {
             self.flushed_at = now;
         }
-        let due = self.logged_bytes >= limits::LOG_BYTES_BETWEEN_FLUSHES
-            || now.since(self.flushed_at) >= limits::TIME_BETWEEN_FLUSHES;
+        let due = self.logged_bytes >= config.log_bytes_between_flushes
+            || now.since(self.flushed_at) >= config.time_between_flushes;
         if due && !self.flush_running && self.handed_out > self.flushed {
             self.flush_running = true;
             self.logged_bytes = 0;

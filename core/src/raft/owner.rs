@@ -111,7 +111,8 @@ pub struct Owner {
     pub(super) installing: Option<Installing>,
     /// The log is kept from here on for a follower that is getting a snapshot.
     pub(super) kept_from: Option<u64>,
-    timeout_drawn_for: Option<(u64, StateRole)>,
+    /// In ticks, from when the count began.
+    election_timeout: usize,
     draws: u64,
 }
 
@@ -141,6 +142,7 @@ impl Owner {
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = RawNode::new(&raft_config, tail, &logger).map_err(|e| Fatal::Raft(e.to_string()))?;
+        let election_timeout = config.election_ticks;
         let mut owner = Self {
             config,
             raw,
@@ -149,7 +151,7 @@ impl Owner {
             pending_reset,
             installing: None,
             kept_from: None,
-            timeout_drawn_for: None,
+            election_timeout,
             draws: 0,
         };
         if owner.is_sole_voter() {
@@ -167,19 +169,17 @@ impl Owner {
         self.raw.tick();
     }
 
-    /// The crate draws election timeouts from thread-local randomness, which would make two runs
-    /// of one seed differ; it reads them only while ticking, so ours is set before each tick of a
-    /// new term or role.
+    /// The crate draws election timeouts from thread-local randomness whenever it starts to count
+    /// anew, which would make two runs of one seed differ; it reads them only while ticking, so
+    /// ours is put in place before each tick.
     fn draw_election_timeout(&mut self) {
-        let situation = (self.raw.raft.term, self.raw.raft.state);
-        if self.timeout_drawn_for != Some(situation) {
-            self.timeout_drawn_for = Some(situation);
+        if self.raw.raft.election_elapsed == 0 {
             self.draws += 1;
             let mixed = split_mix(self.config.seed ^ split_mix(self.config.id.0) ^ split_mix(self.draws));
             let ticks = self.config.election_ticks;
-            let timeout = ticks + (mixed % ticks as u64) as usize;
-            self.raw.raft.set_randomized_election_timeout(timeout);
+            self.election_timeout = ticks + (mixed % ticks as u64) as usize;
         }
+        self.raw.raft.set_randomized_election_timeout(self.election_timeout);
     }
 
     /// Appends entries to the leader's log, all in one step.

@@ -1,13 +1,13 @@
 //! A server under measurement: its process, its data directory and its ports.
 //!
-//! Only processes started here are ever signalled, by their id. Dropping a [`Server`] kills
+//! Only processes started here are ever signalled, by their id. Dropping a [`Member`] kills
 //! its process, waits for it and removes its directory.
 
 use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-use super::figures::Side;
+use super::Side;
 use crate::payload::{Arena, get};
 use crate::wire::{CallError, Channel, Method, frame};
 
 /// How often a starting or ending process is looked at.
 const POLL: Duration = Duration::from_millis(2);
-/// A server that takes longer to start is taken for broken.
-const START_MAX: Duration = Duration::from_secs(120);
 /// A server that takes longer to end after SIGTERM is killed.
 const STOP_MAX: Duration = Duration::from_secs(60);
 /// One attempt to read from a starting server.
@@ -36,8 +34,6 @@ const SETTLED_SHARE: f64 = 0.01;
 const SETTLED_WINDOW: usize = 8;
 const SETTLE_STEP: Duration = Duration::from_millis(250);
 const SETTLE_STEPS_MAX: usize = 80;
-/// Both servers get the highest space quota that etcd recommends.
-pub const QUOTA_FLAG: &str = "--quota-backend-bytes=8589934592";
 const LOG_FILE: &str = "server.log";
 const LOG_TAIL_LINES: usize = 15;
 
@@ -84,11 +80,33 @@ fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServerError {
     move |source| ServerError::System { what, source }
 }
 
+/// How all members of a cluster are run.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// Whose program it is.
+    pub side: Side,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Where data directories are made.
+    pub work_dir: PathBuf,
+    /// More flags.
+    pub flags: Vec<String>,
+}
+
+/// What a member is told about its cluster when it starts.
+#[derive(Debug, Clone)]
+pub struct Founding {
+    /// `name=url` of all members.
+    pub initial_cluster: String,
+    /// `new` or `existing`.
+    pub state: &'static str,
+}
+
 /// A server with a data directory of its own.
 #[derive(Debug)]
-pub struct Server {
-    side: Side,
-    program: PathBuf,
+pub struct Member {
+    name: String,
+    program: Program,
     client_port: u16,
     peer_port: u16,
     /// Absent while the server is down.
@@ -97,14 +115,15 @@ pub struct Server {
     dir: TempDir,
 }
 
-impl Server {
+impl Member {
     /// Prepares a server with an empty data directory; it does not run yet.
-    pub fn new(side: Side, program: &Path, work_dir: &Path) -> Result<Self, ServerError> {
+    pub fn new(name: String, program: &Program) -> Result<Self, ServerError> {
+        let work_dir = &program.work_dir;
         let dir = tempfile::Builder::new().prefix("folkmoot-bench-").tempdir_in(work_dir).map_err(system(
             format!("cannot make a data directory, change --work-dir path={}", work_dir.display()),
         ))?;
         let (client_port, peer_port) = free_ports().map_err(system("cannot find free ports"))?;
-        Ok(Self { side, program: program.to_owned(), client_port, peer_port, child: None, dir })
+        Ok(Self { name, program: program.clone(), client_port, peer_port, child: None, dir })
     }
 
     /// Where clients connect.
@@ -112,51 +131,67 @@ impl Server {
         format!("127.0.0.1:{}", self.client_port)
     }
 
+    /// Where other members connect.
+    pub fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer_port)
+    }
+
+    /// How a list of members names it.
+    pub fn named_url(&self) -> String {
+        format!("{}={}", self.name, self.peer_url())
+    }
+
     /// The running process.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    /// Starts the process and returns the time to the first linearizable read.
-    pub async fn start(&mut self) -> Result<Duration, ServerError> {
-        let began = Instant::now();
-        let child = self.command()?.spawn().map_err(system(format!(
+    /// Where it keeps its data.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Starts the process.
+    pub fn start(&mut self, founding: &Founding) -> Result<(), ServerError> {
+        let child = self.command(founding)?.spawn().map_err(system(format!(
             "cannot start {} path={}",
-            self.side.name(),
-            self.program.display()
+            self.program.side.name(),
+            self.program.path.display()
         )))?;
         self.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits for the first linearizable read.
+    pub async fn serving(&mut self, patience: Duration) -> Result<(), ServerError> {
+        let began = Instant::now();
         loop {
             if let Some(ended) = self.ended()? {
                 return Err(ended);
             }
             if let Ok(Ok(())) = timeout(PROBE_MAX, probe(&self.endpoint())).await {
-                return Ok(began.elapsed());
+                return Ok(());
             }
-            if began.elapsed() > START_MAX {
-                return Err(self.slow("answer a linearizable read", START_MAX));
+            if began.elapsed() > patience {
+                return Err(self.slow("answer a linearizable read", patience));
             }
             sleep(POLL).await;
         }
     }
 
-    /// Asks the process to end, and waits for it.
-    pub async fn stop(&mut self) -> Result<(), ServerError> {
-        self.signal(Signal::TERM)?;
-        self.gone().await
+    /// Asks the process to end.
+    pub fn terminate(&self) -> Result<(), ServerError> {
+        self.signal(Signal::TERM)
     }
 
-    /// Kills the process as a crash would, and waits for it.
-    pub async fn kill(&mut self) -> Result<(), ServerError> {
-        self.signal(Signal::KILL)?;
-        self.gone().await
+    /// Kills the process as a crash would.
+    pub fn kill(&self) -> Result<(), ServerError> {
+        self.signal(Signal::KILL)
     }
 
-    /// The version that the running server reports about itself.
-    pub async fn version(&self) -> Result<String, ServerError> {
-        let request = pb::StatusRequest::default();
-        let status: pb::StatusResponse = self.ask("Maintenance/Status", &request).await?;
-        Ok(status.version)
+    /// What the running server reports about itself.
+    pub async fn status(&self) -> Result<pb::StatusResponse, ServerError> {
+        self.ask("/etcdserverpb.Maintenance/Status", &pb::StatusRequest::default()).await
     }
 
     /// Brings the store to rest after a burst of writes.
@@ -167,24 +202,24 @@ impl Server {
     /// the same.
     pub async fn rest(&self) -> Result<(), ServerError> {
         let grant = pb::LeaseGrantRequest { ttl: 60, id: 0 };
-        let lease: pb::LeaseGrantResponse = self.ask("Lease/LeaseGrant", &grant).await?;
+        let lease: pb::LeaseGrantResponse = self.ask("/etcdserverpb.Lease/LeaseGrant", &grant).await?;
         sleep(REST).await;
         let revoke = pb::LeaseRevokeRequest { id: lease.id };
-        let _: pb::LeaseRevokeResponse = self.ask("Lease/LeaseRevoke", &revoke).await?;
+        let _: pb::LeaseRevokeResponse = self.ask("/etcdserverpb.Lease/LeaseRevoke", &revoke).await?;
         sleep(REST).await;
         Ok(())
     }
 
-    async fn ask<A: Message + Default>(
+    /// One call.
+    pub async fn ask<A: Message + Default>(
         &self,
         method: &'static str,
         request: &impl Message,
     ) -> Result<A, ServerError> {
         let endpoint = self.endpoint();
         let call = async {
-            let path = Method::new(&endpoint, &format!("/etcdserverpb.{method}"))?;
             let mut channel = Channel::connect(&endpoint).await?;
-            let answer = channel.unary(&path, frame(request)).await?;
+            let answer = channel.unary(&Method::new(method), frame(request)).await?;
             Ok::<_, CallError>(A::decode(answer)?)
         };
         match timeout(PROBE_MAX, call).await {
@@ -208,7 +243,7 @@ impl Server {
         }
     }
 
-    fn command(&self) -> Result<Command, ServerError> {
+    fn command(&self, founding: &Founding) -> Result<Command, ServerError> {
         let log_path = self.dir.path().join(LOG_FILE);
         let log = File::options()
             .create(true)
@@ -217,20 +252,22 @@ impl Server {
             .map_err(system("cannot write the server's log"))?;
         let log_too = log.try_clone().map_err(system("cannot write the server's log"))?;
         let client = format!("http://127.0.0.1:{}", self.client_port);
-        let peer = format!("http://127.0.0.1:{}", self.peer_port);
-        let mut command = Command::new(&self.program);
-        if self.side == Side::Folkmoot {
+        let peer = self.peer_url();
+        let mut command = Command::new(&self.program.path);
+        if self.program.side == Side::Folkmoot {
             command.arg("serve");
         }
         command
+            .args(["--name", &self.name])
             .arg("--data-dir")
-            .arg(self.dir.path().join("data"))
+            .arg(self.data_dir())
             .args(["--listen-client-urls", &client])
             .args(["--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer])
             .args(["--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}")])
-            .arg(QUOTA_FLAG)
+            .args(["--initial-cluster", &founding.initial_cluster])
+            .args(["--initial-cluster-state", founding.state])
+            .args(&self.program.flags)
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(log)
@@ -256,7 +293,8 @@ impl Server {
         kill_process(pid, signal).map_err(|error| system("cannot signal the server")(error.into()))
     }
 
-    async fn gone(&mut self) -> Result<(), ServerError> {
+    /// Waits until the process has ended.
+    pub async fn gone(&mut self) -> Result<(), ServerError> {
         let began = Instant::now();
         let Some(child) = self.child.as_mut() else {
             return Ok(());
@@ -278,16 +316,20 @@ impl Server {
         let status = child.try_wait().map_err(system("cannot wait for the server"))?;
         Ok(status.map(|status| {
             self.child = None;
-            ServerError::Ended { name: self.side.name(), status: status.to_string(), log: self.log_tail() }
+            ServerError::Ended {
+                name: self.program.side.name(),
+                status: status.to_string(),
+                log: self.log_tail(),
+            }
         }))
     }
 
     fn not_running(&self) -> ServerError {
-        ServerError::Wrong(format!("{} is not running", self.side.name()))
+        ServerError::Wrong(format!("{} is not running", self.program.side.name()))
     }
 
     fn slow(&self, what: &'static str, after: Duration) -> ServerError {
-        ServerError::Slow { name: self.side.name(), what, after, log: self.log_tail() }
+        ServerError::Slow { name: self.program.side.name(), what, after, log: self.log_tail() }
     }
 
     fn log_tail(&self) -> String {
@@ -299,7 +341,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for Member {
     fn drop(&mut self) {
         if let Some(child) = self.child.as_mut() {
             // It may have ended by itself; there is nothing more to be done then.
@@ -319,7 +361,7 @@ fn free_ports() -> io::Result<(u16, u16)> {
 
 /// One linearizable read; whether the key exists does not matter.
 async fn probe(endpoint: &str) -> Result<(), CallError> {
-    let method = Method::new(endpoint, "/etcdserverpb.KV/Range")?;
+    let method = Method::new("/etcdserverpb.KV/Range");
     let request = get(false).fill(0, &mut Arena::default());
     Channel::connect(endpoint).await?.unary(&method, request).await?;
     Ok(())
@@ -337,6 +379,8 @@ fn settled(seen: &[u64]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -347,30 +391,43 @@ mod tests {
         assert!(!settled(&[1000, 1000, 1000, 1000, 1000, 1000, 1000, 1100]));
     }
 
+    fn member(path: &str, work_dir: &Path) -> Member {
+        let program = Program {
+            side: Side::Etcd,
+            path: path.into(),
+            work_dir: work_dir.to_owned(),
+            flags: vec!["--no-such-flag".into()],
+        };
+        Member::new("m1".into(), &program).unwrap()
+    }
+
+    fn founding() -> Founding {
+        Founding { initial_cluster: String::new(), state: "new" }
+    }
+
     #[tokio::test]
     async fn a_program_that_ends_at_once_is_reported_with_its_last_lines() {
         let work_dir = tempfile::tempdir().unwrap();
-        let program = Path::new("/bin/ls");
-        let mut server = Server::new(Side::Etcd, program, work_dir.path()).unwrap();
-        let error = server.start().await.unwrap_err();
+        let mut server = member("/bin/ls", work_dir.path());
+        server.start(&founding()).unwrap();
+        let error = server.serving(Duration::from_secs(60)).await.unwrap_err();
         assert!(matches!(error, ServerError::Ended { .. }), "{error}");
         assert!(error.to_string().contains("etcd ended by itself"), "{error}");
-        assert!(error.to_string().contains("data-dir"), "{error}");
+        assert!(error.to_string().contains("unrecognized option"), "{error}");
     }
 
-    #[tokio::test]
-    async fn a_program_that_is_not_there_is_reported_with_its_path() {
+    #[test]
+    fn a_program_that_is_not_there_is_reported_with_its_path() {
         let work_dir = tempfile::tempdir().unwrap();
-        let program = Path::new("/nonexistent/etcd");
-        let mut server = Server::new(Side::Etcd, program, work_dir.path()).unwrap();
-        let error = server.start().await.unwrap_err().to_string();
+        let mut server = member("/nonexistent/etcd", work_dir.path());
+        let error = server.start(&founding()).unwrap_err().to_string();
         assert!(error.contains("path=/nonexistent/etcd"), "{error}");
     }
 
-    #[tokio::test]
-    async fn dropping_a_server_removes_its_directory() {
+    #[test]
+    fn dropping_a_server_removes_its_directory() {
         let work_dir = tempfile::tempdir().unwrap();
-        let server = Server::new(Side::Etcd, Path::new("/bin/ls"), work_dir.path()).unwrap();
+        let server = member("/bin/ls", work_dir.path());
         assert_eq!(work_dir.path().read_dir().unwrap().count(), 1);
         drop(server);
         assert_eq!(work_dir.path().read_dir().unwrap().count(), 0);

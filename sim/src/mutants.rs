@@ -1,0 +1,153 @@
+//! Known bugs, put back one at a time, to show that the simulator finds them. A mutant that
+//! survives is a bug of the simulator.
+
+use folkmoot_core::mutant;
+
+use crate::batch::{self, Batch};
+use crate::plan::{Overrides, Profile};
+
+/// A mutant of the core: its name there, and the bug that it stands for.
+pub struct Mutant {
+    /// The name in `mutant!`.
+    pub name: &'static str,
+    /// The bug, and where it was known from.
+    pub bug: &'static str,
+}
+
+macro_rules! mutants {
+    ($($name:literal: $bug:literal;)*) => {
+        /// All that the core has.
+        pub const MUTANTS: &[Mutant] = &[$(Mutant { name: $name, bug: $bug },)*];
+    };
+}
+
+mutants! {
+    "answer_before_the_log_is_durable": "a write counts before its log entry is synced (etcd #14370, NATS JetStream)";
+    "promises_leave_before_the_sync": "votes and append answers leave before what they promise is on disk (Raft §5.2)";
+    "hard_state_is_not_logged": "term and vote are forgotten by a restart (Raft §5.2)";
+    "late_answers_confirm_later_rounds": "a late answer to an old read-index round confirms a newer one (etcd #20418 family)";
+    "reads_do_not_wait_for_apply": "a linearizable read runs before its index is applied";
+    "forwards_are_not_bound_to_a_term": "a forwarded command is proposed by a later leader as well, and takes effect twice";
+    "retry_before_the_term_is_settled": "a command in flight is sent again while its first way is still open (jetcd, etcd #14092)";
+    "promotion_does_not_extend_leases": "a new leader counts leases from its promotion without the time of the election";
+    "keepalives_need_no_quorum": "a replaced leader acknowledges keepalives (etcd #15247 family)";
+    "expiry_goes_on_after_a_pause": "a leader that stood still ends leases that its successor renewed (etcd #15247)";
+    "expiry_of_an_old_leader_counts": "an expiry proposed in an earlier term is applied (etcd #15247)";
+    "expiry_ends_a_lease_granted_anew": "an expiry ends another lease of the same number (etcd #20615 family)";
+    "a_removed_leader_goes_on": "a removed leader leads on and nobody else is elected (raft-rs #584)";
+    "a_lagging_learner_is_promoted": "a learner votes before it has the log (etcd: learner promotion check)";
+    "a_stuck_disk_goes_on_leading": "a leader whose disk hangs keeps leading (etcd: no stall detector)";
+    "a_wrong_state_goes_unnoticed": "members differ and nobody notices (etcd #13766)";
+    "hashes_outlive_a_snapshot": "state hashes from before a snapshot are compared with those after it";
+    "a_disputed_state_is_passed_on": "a leader whose state is in dispute sends it to others as a snapshot";
+    "forwards_are_taken_twice": "a forwarded command that arrives twice is executed twice";
+    "reads_trust_the_clock": "linearizable reads by leader lease: a paused leader serves stale ones (raft ReadOnlyOption::LeaseBased)";
+    "a_lease_that_ran_out_is_renewed": "a keepalive succeeds on a lease whose end is under way (etcd #20615)";
+    "keys_of_leases_are_lost_at_a_restart": "after a restart a lease's end leaves its keys (etcd lease reload)";
+    "a_removed_id_comes_back": "the id of a removed member is given to a new one (etcd #13466 family)";
+    "an_update_makes_a_learner_a_voter": "a new address turns a learner's record into a voter's (etcd #12288 family)";
+    "the_position_is_written_before_its_rows": "the applied index is durable before the rows (etcd #13766)";
+    "the_log_is_purged_before_the_engine_is_durable": "entries go from the log that the engine does not hold durably";
+    "the_log_is_reset_before_the_rows_are_there": "a crash between a snapshot's log reset and its rows (etcd #10219 family)";
+    "revision_is_derived_from_the_rows_left": "the revision goes back after compaction and restart (etcd #17780)";
+    "compaction_takes_the_tombstone_at_its_revision": "a watch from the compacted revision misses a delete (etcd #19179)";
+    "a_full_outbox_drops_events": "a slow watch loses events (etcd #17529)";
+    "a_slow_watch_skips_what_was_compacted": "a slow watch skips compacted revisions silently (etcd #18089)";
+    "a_watch_that_catches_up_repeats_events": "a watch that catches up gets an event twice";
+    "a_watch_of_the_future_gets_events": "a watch from a future revision gets earlier events (etcd #15220 family)";
+    "progress_overtakes_events": "progress is told before the events it covers (etcd #15220)";
+    "a_snapshot_takes_watches_back": "after a snapshot a watch gets old events again (etcd #20221 family)";
+    "a_snapshot_carries_watches_forward": "after a snapshot a watch misses what the snapshot skipped (etcd #15271 family)";
+}
+
+/// Runs seeds against each mutant until one fails, up to `budget`; says a table. True if all of
+/// them were killed.
+pub fn run(names: &[String], start: u64, budget: u64, jobs: usize, say: &dyn Fn(&str)) -> bool {
+    if !mutant::choose(None) {
+        say("this build has no mutants: build with RUSTFLAGS='--cfg mutant=\"any\"'");
+        return false;
+    }
+    let wanted = |mutant: &&Mutant| names.is_empty() || names.iter().any(|name| name == mutant.name);
+    say(&format!("{:<40} {:>6}  {:<20} bug", "mutant", "seeds", "killed by"));
+    let mut survivors = 0;
+    for known in MUTANTS.iter().filter(wanted) {
+        mutant::choose(Some(known.name));
+        let mut seeds = 0;
+        let mut killer = None;
+        // The kind of seeds in turn: some bugs need the crowd, some are drowned by it.
+        while seeds < budget && killer.is_none() {
+            let chunk = 10.min(budget - seeds);
+            for profile in [Profile::Default, Profile::Hostile] {
+                let batch = Batch {
+                    start: start + seeds / 2,
+                    seeds: chunk / 2,
+                    jobs,
+                    profile,
+                    overrides: Overrides::default(),
+                    findings_max: 1,
+                    twice_one_in: 0,
+                };
+                let outcome = batch::run(&batch, &|_| {});
+                seeds += outcome.seeds;
+                if let Some(verdict) = outcome.failed.into_values().next() {
+                    killer = verdict.finding.map(|finding| (finding, verdict.seed, profile));
+                    break;
+                }
+            }
+        }
+        mutant::choose(None);
+        match killer {
+            Some((finding, seed, profile)) => {
+                let rule = finding.text.split([':', ';']).next().unwrap_or_default();
+                let rule: String = rule.chars().take(60).collect();
+                say(&format!(
+                    "{:<40} {seeds:>6}  {:<20} {} [seed {seed} {}: {rule}]",
+                    known.name,
+                    finding.checker,
+                    known.bug,
+                    profile.name()
+                ));
+            }
+            None => {
+                survivors += 1;
+                say(&format!("{:<40} {seeds:>6}  {:<20} {}", known.name, "SURVIVES", known.bug));
+            }
+        }
+    }
+    say(&format!("{survivors} survivors"));
+    survivors == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    fn names_in(dir: &Path, names: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                names_in(&path, names);
+            } else if path.file_name().is_some_and(|name| name != "mutant.rs") {
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                names.extend(
+                    text.split("mutant!(\"")
+                        .skip(1)
+                        .filter_map(|rest| rest.split('"').next())
+                        .map(str::to_owned),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_list_has_every_mutant_of_the_core_and_no_other() {
+        let mut in_core = BTreeSet::new();
+        names_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/src"), &mut in_core);
+        let listed: BTreeSet<String> = MUTANTS.iter().map(|mutant| mutant.name.to_owned()).collect();
+        assert_eq!(listed, in_core);
+        assert_eq!(listed.len(), MUTANTS.len());
+    }
+}
