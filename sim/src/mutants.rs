@@ -5,6 +5,7 @@ use folkmoot_core::mutant;
 
 use crate::batch::{self, Batch};
 use crate::plan::{Overrides, Profile};
+use crate::run::run_seed;
 
 /// A mutant of the core: its name there, and the bug that it stands for.
 pub struct Mutant {
@@ -84,13 +85,21 @@ pub fn run(names: &[String], start: u64, budget: u64, jobs: usize, say: &dyn Fn(
                     jobs,
                     profile,
                     overrides: Overrides::default(),
-                    findings_max: 1,
+                    findings_max: usize::MAX,
                     twice_one_in: 0,
                 };
                 let outcome = batch::run(&batch, &|_| {});
                 seeds += outcome.seeds;
-                if let Some(verdict) = outcome.failed.into_values().next() {
-                    killer = verdict.finding.map(|finding| (finding, verdict.seed, profile));
+                for (seed, verdict) in outcome.failed {
+                    // What the seed finds without the mutant as well says nothing about it.
+                    mutant::choose(None);
+                    let sound = run_seed(seed, profile, &Overrides::default(), false).finding.is_none();
+                    mutant::choose(Some(known.name));
+                    if sound && killer.is_none() {
+                        killer = verdict.finding.map(|finding| (finding, seed, profile));
+                    }
+                }
+                if killer.is_some() {
                     break;
                 }
             }

@@ -121,7 +121,8 @@ fn judge(world: &mut World) {
     }
     world.history.truth = Some(truth(world));
     let healed = match world.phase {
-        Phase::Done => world.healed_since,
+        // Operators may have had to restart members after that.
+        Phase::Done => world.healed_since.max(world.last_crash),
         _ => world.now,
     };
     let clock_error_ppm = match world.plan.enabled.contains(&FaultKind::Jump) {

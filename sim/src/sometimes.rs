@@ -71,7 +71,6 @@ situations! {
     CrashDuringGarbage = "a member crashed while rows were being removed";
     UnknownApplied = "a write whose outcome its client did not know took effect";
     UnknownLost = "a write whose outcome its client did not know had no effect";
-    LeaderChangedAnswer = "a request was answered that the leader changed";
     TimedOut = "a client gave up waiting";
     ConnectionRefused = "a client found a member down";
     LeaseGranted = "a lease was granted";
@@ -102,7 +101,7 @@ situations! {
     MemberAdded = "a member was added";
     MemberPromoted = "a learner was promoted";
     MemberRemoved = "a member was removed";
-    LeaderRemoved = "a leader was removed";
+    LeaderRemoved = "the removal of a leader was asked for";
     MemberUpdated = "a member's addresses were changed";
     MemberChangeRefused = "a membership change was refused";
     MemberChangeDuringCut = "the membership changed while the network was cut";

@@ -8,7 +8,7 @@ use super::PATIENCE;
 use crate::network::HostAt;
 use crate::random::Random;
 use crate::sometimes::Situation;
-use crate::time::{MS, Nanos, SEC};
+use crate::time::{MS, SEC};
 use crate::world::{Answer, World};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,8 +37,8 @@ pub struct LeaseClient {
     state: State,
     writes: u64,
     member: Option<HostAt>,
-    /// When the last lease is over at the latest, if everything works.
-    over_at: Nanos,
+    /// Who led when the lease was granted.
+    granted_under: Option<HostAt>,
 }
 
 impl LeaseClient {
@@ -53,7 +53,7 @@ impl LeaseClient {
             state: State::Idle,
             writes: 0,
             member: None,
-            over_at: 0,
+            granted_under: None,
         }
     }
 
@@ -67,6 +67,13 @@ impl LeaseClient {
         match self.state {
             State::Idle | State::Forgetting if world.is_closing() => self.state = State::Idle,
             State::Idle | State::Forgetting => {
+                if self.state == State::Forgetting
+                    && self.granted_under.is_some()
+                    && world.leader() != self.granted_under
+                {
+                    world.met(Situation::LeaseExpiredAfterLeaderChange);
+                }
+                self.granted_under = None;
                 self.leases += 1;
                 self.lease = (self.number as i64 + 1) << 20 | self.leases as i64;
                 self.ttl = self.random.between(1, 8) as i64;
@@ -107,7 +114,6 @@ impl LeaseClient {
     fn forget(&mut self, at: usize, world: &mut World) {
         self.state = State::Forgetting;
         let wait = self.ttl as u64 * SEC + self.random.below(3 * SEC);
-        self.over_at = world.now + wait;
         world.wake_client(at, wait);
     }
 
@@ -124,6 +130,7 @@ impl LeaseClient {
             (State::Granting, Some(ReplyBody::LeaseGrant { ttl, .. })) => {
                 world.met(Situation::LeaseGranted);
                 self.ttl = *ttl;
+                self.granted_under = world.leader();
                 self.state = State::Attaching { left: self.random.between(1, 3) };
                 world.wake_client(at, soon);
             }

@@ -112,7 +112,7 @@ impl World {
         id
     }
 
-    /// A member's machine is taken away and another takes its place.
+    /// The machine of a member with a wrong state is taken away and another takes its place.
     pub fn replace_machine(&mut self, at: HostAt) {
         self.lose_machine(at);
         let (lost, number) = (self.hosts[at].id, self.plan.episodes.len() + at);
@@ -120,6 +120,12 @@ impl World {
         let random = Random::new(self.plan.seed, "replace", at as u64);
         if self.phase == Phase::Faults {
             self.repair_job(number, lost, random);
+        }
+        // The others remember that somebody differed, and forget it with a restart.
+        for at in 0..self.hosts.len() {
+            if !self.hosts[at].gone {
+                self.restart(at, Stop::Kill, 100 * MS);
+            }
         }
     }
 
@@ -149,6 +155,11 @@ impl World {
             let wish = job.wish;
             let id = self.hosts[asked].id;
             self.note(|| format!("an administrator asks member {id}: {wish:?}"));
+            if let Wish::Remove(target) = wish
+                && self.leader().is_some_and(|leader| self.hosts[leader].id == target)
+            {
+                self.met(Situation::LeaderRemoved);
+            }
             job.call = Some(self.ask_admin(ADMINISTRATOR, asked, job.admin(), 8 * SEC));
         }
         if job.wish != Wish::Nothing && self.now < job.until {
@@ -281,12 +292,6 @@ impl World {
         if !decided && matches!(self.phase, Phase::Healing(since) if self.now > since + 15 * SEC) {
             self.met(Situation::DisputeSettled);
             self.replace_machine(spoiled);
-            // The others remember that somebody differed, and forget it with a restart.
-            for at in 0..self.hosts.len() {
-                if !self.hosts[at].gone {
-                    self.restart(at, Stop::Kill, 100 * MS);
-                }
-            }
         }
     }
 

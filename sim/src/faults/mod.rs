@@ -98,6 +98,7 @@ kinds! {
     AddVoter: Admin, "add-voter";
     RemoveMember: Admin, "remove-member";
     ReplaceMember: Admin, "replace-member";
+    WipedMember: Disk, "wiped-member";
     UpdateMember: Admin, "update-member";
     NoSpaceAlarm: Admin, "no-space-alarm";
 }

@@ -107,8 +107,12 @@ impl World {
             }
             FaultKind::Kill | FaultKind::PowerCut => {
                 let struck = self.one(random);
-                let stop = if kind == FaultKind::Kill { Stop::Kill } else { Stop::PowerCut };
-                self.restart(struck, stop, lasts);
+                if kind == FaultKind::PowerCut && random.one_in(2) {
+                    self.hosts[struck].cut_in_sync = Some(lasts);
+                } else {
+                    let stop = if kind == FaultKind::Kill { Stop::Kill } else { Stop::PowerCut };
+                    self.restart(struck, stop, lasts);
+                }
             }
             FaultKind::CrashMidOutputs => {
                 let struck = self.one(random);
@@ -207,6 +211,7 @@ impl World {
                 self.begin_job(at, kind, random);
             }
             FaultKind::BitFlipSnapshot => {}
+            FaultKind::WipedMember => self.wipe_member(at, random),
             FaultKind::BitFlipLog => self.flip_log_bit(at, random),
             FaultKind::SpoiledState => self.spoil_state(at, random),
         }
@@ -238,6 +243,33 @@ impl World {
         } else {
             host.flipped = false;
         }
+    }
+
+    /// A member comes back under its old id with an empty disk, as an operator's mistake brings it
+    /// about. The others know the disk that it had and hear nothing of this one; it is replaced
+    /// later.
+    fn wipe_member(&mut self, at: usize, random: &mut Random) {
+        let struck = self.one(random);
+        let id = self.hosts[struck].id;
+        let known = self.members().iter().any(|member| member.id == id && member.incarnation != 0);
+        let everywhere = self.hosts.iter().filter_map(|host| host.running.as_ref()).all(|running| {
+            let members = &running.node.status().members;
+            members.iter().any(|member| member.id == id && member.incarnation != 0)
+        });
+        if !known || !everywhere || self.hosts.iter().any(|host| !host.gone && host.running.is_none()) {
+            return;
+        }
+        if !self.may_lose_disk() {
+            return;
+        }
+        self.lose_machine(struck);
+        self.hosts[struck].gone = false;
+        self.hosts[struck].wiped = true;
+        self.hosts[struck].incarnation += 1;
+        self.note(|| format!("member {id} comes back with an empty disk"));
+        self.start(struck);
+        let random = Random::new(random.number(), "job", 3);
+        self.repair_job(at, id, random);
     }
 
     /// A bit of a member's state in memory flips.

@@ -6,7 +6,7 @@ use folkmoot_core::node::{Input, SnapshotId, StoreWrite, WalWrite};
 use folkmoot_core::types::LogIndex;
 
 use super::hub::HubInput;
-use super::{Happening, Life, World};
+use super::{Happening, Life, Stop, World};
 use crate::ledger::log_changes;
 use crate::network::HostAt;
 use crate::sometimes::Situation;
@@ -111,8 +111,12 @@ impl World {
             when = when.max(host.trouble.stuck_until);
             self.sometimes.met(Situation::SyncStuck);
         }
+        let syncs = busy.sync;
         running.log_busy = Some(busy);
         self.queue.push(when, Happening::LogDone(at, host.life));
+        if syncs && let Some(down) = host.cut_in_sync.take() {
+            self.restart(at, Stop::PowerCut, down);
+        }
     }
 
     pub(super) fn log_done(&mut self, at: HostAt, life: Life) {

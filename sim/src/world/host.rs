@@ -62,6 +62,8 @@ pub struct Host {
     pub trouble: DiskTrouble,
     /// The process ends in the middle of its next outputs.
     pub armed: Option<Stop>,
+    /// Power goes while the next log write is being synced, and stays away for so long.
+    pub cut_in_sync: Option<Nanos>,
     /// Why the process ended by itself, if it did.
     pub fatal: Option<String>,
     /// Its log is damaged, so that it may refuse to start, or may have lost something.
@@ -72,6 +74,8 @@ pub struct Host {
     pub damaged: bool,
     /// Its state is wrong.
     pub spoiled: bool,
+    /// It lost its disk and came back under its old id.
+    pub wiped: bool,
     /// Number of its disk.
     pub incarnation: u64,
     /// What is on the disk of the log for certain.
@@ -170,11 +174,13 @@ impl World {
             sluggish: 0,
             trouble: DiskTrouble { slow: 1, ..DiskTrouble::default() },
             armed: None,
+            cut_in_sync: None,
             fatal: None,
             flipped: false,
             gone: false,
             damaged: false,
             spoiled: false,
+            wiped: false,
             incarnation: id.0 * 1000 + 7,
             durable: LogView::default(),
         });
@@ -202,7 +208,7 @@ impl World {
             Err(error) => return self.start_refused(at, error),
         };
         let view = LogView::recovered(opened.recovered.start, &opened.recovered.entries);
-        let lost = (!host.flipped).then(|| missing(&host.durable, &view)).flatten();
+        let lost = (!host.flipped && !host.wiped).then(|| missing(&host.durable, &view)).flatten();
         let replayed = view.last() > applied.index.0;
         host.durable = view.clone();
         let mut config = NodeConfig::new(CLUSTER, host.id, host.boot, seed);
@@ -290,9 +296,11 @@ impl World {
     pub fn crash(&mut self, at: HostAt, stop: Stop) {
         let Some(running) = self.hosts[at].running.take() else { return };
         self.counts.crashes += 1;
+        self.last_crash = self.now;
         let host = &mut self.hosts[at];
         host.life += 1;
         host.armed = None;
+        host.cut_in_sync = None;
         host.paused_until = 0;
         let leads = running.node.status().leader == Some(host.id);
         let mut met = Vec::new();
@@ -368,6 +376,7 @@ impl World {
         host.disk.capacity = usize::MAX;
         host.sluggish = 0;
         host.armed = None;
+        host.cut_in_sync = None;
         host.paused_until = host.paused_until.min(self.now);
         let (gone, life, down) = (host.gone, host.life, host.running.is_none());
         if down && !gone {

@@ -30,7 +30,7 @@ impl World {
             && members.iter().all(|member| {
                 self.place_of(member.id).is_some_and(|at| {
                     let host = &self.hosts[at];
-                    !host.gone && !host.damaged && !host.spoiled
+                    !host.gone && !host.damaged && !host.spoiled && !host.wiped
                 })
             })
     }
@@ -48,7 +48,7 @@ impl World {
             count += 1;
             let sound = self.place_of(voter.id).is_some_and(|at| {
                 let host = &self.hosts[at];
-                !host.gone && !host.damaged && !host.spoiled
+                !host.gone && !host.damaged && !host.spoiled && !host.wiped
             });
             bad += usize::from(!sound);
         }
@@ -93,9 +93,6 @@ impl World {
         host.gone = true;
         let (id, life) = (host.id, host.life);
         self.met(Situation::MemberRemoved);
-        if self.hosts[at].leads() {
-            self.met(Situation::LeaderRemoved);
-        }
         self.note(|| format!("member {id} was removed"));
         let pause = self.machine.spread(MS, SEC);
         self.queue.push(self.now + pause, Happening::Stops(at, life));

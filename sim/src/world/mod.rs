@@ -156,6 +156,8 @@ pub struct World {
     pub phase: Phase,
     /// When the faults ended.
     pub healed_since: Nanos,
+    /// When a member ended last.
+    pub last_crash: Nanos,
     /// What was judged at the end.
     pub judged: folkmoot_check::Counts,
     pub counts: Counts,
@@ -163,6 +165,8 @@ pub struct World {
     pub machine: Random,
     /// Latencies between clients and members.
     pub roads: Random,
+    /// Who was the last to become leader.
+    pub last_leader: Option<HostAt>,
     /// Ids given to members that were never there.
     pub unused_ids: u64,
     next_call: u64,
@@ -193,10 +197,12 @@ impl World {
             finding: None,
             phase: Phase::Faults,
             healed_since: 0,
+            last_crash: 0,
             judged: folkmoot_check::Counts::default(),
             counts: Counts::default(),
             machine: Random::new(seed, "machine", 0),
             roads: Random::new(seed, "roads", 0),
+            last_leader: None,
             unused_ids: 0,
             next_call: 0,
             next_stream: 0,

@@ -170,12 +170,7 @@ impl World {
         let Some(call) = self.calls.get(&slot.0) else { return };
         let reply = match result {
             Ok(reply) => reply,
-            Err(error) => {
-                if error == Error::LeaderChanged {
-                    self.sometimes.met(Situation::LeaderChangedAnswer);
-                }
-                return self.answer(slot.0, Answer::Error(error));
-            }
+            Err(error) => return self.answer(slot.0, Answer::Error(error)),
         };
         let Ask::Operation(place) = call.ask else {
             return self.answer(slot.0, Answer::AdminOk(Box::new(reply)));

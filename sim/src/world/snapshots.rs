@@ -95,7 +95,9 @@ impl World {
         let Parcel { from, to, id, .. } = parcel;
         let receiver = self.hosts[to].id;
         let there = self.hosts[to].life == parcel.to_life && self.hosts[to].running.is_some();
-        let cut = self.network.is_cut(from, to);
+        let cut = self.network.is_cut(from, to)
+            || self.knows_another_disk(from, to)
+            || self.knows_another_disk(to, from);
         let damaged = self.storm.damages_snapshots() && self.machine.one_in(2);
         let arrives = there && !cut && !damaged && self.hosts[from].life == parcel.from_life;
         if damaged && there && !cut {

@@ -204,6 +204,9 @@ impl World {
         if self.hosts[to].life != to_life && !late {
             return;
         }
+        if self.knows_another_disk(from, to) || self.knows_another_disk(to, from) {
+            return self.met(Situation::LostLogRefused);
+        }
         let from = self.hosts[from].id;
         // The transport hears nobody who was removed, and tells him so.
         if self.hosts[to].running.as_ref().is_some_and(|to| to.node.status().removed.contains(&from)) {
@@ -215,6 +218,15 @@ impl World {
             return;
         }
         self.give(to, Input::Peer { from, message });
+    }
+
+    /// Whether a member's transport refuses another because it remembers another disk of it.
+    pub(super) fn knows_another_disk(&self, of: HostAt, at: HostAt) -> bool {
+        let (of, Some(running)) = (&self.hosts[of], &self.hosts[at].running) else { return false };
+        let members = &running.node.status().members;
+        members.iter().any(|member| {
+            member.id == of.id && member.incarnation != 0 && member.incarnation != of.incarnation
+        })
     }
 
     /// Looks at a member after a drain, before its outputs have any effect: what it says must be
@@ -245,6 +257,13 @@ impl World {
                 let complete = self.ledger.leader_is_complete(&running.written);
                 self.check("leader completeness", complete);
                 self.met(Situation::LeaderElected);
+                if let Some(before) = self.last_leader.replace(at) {
+                    let before = &self.hosts[before];
+                    let stuck = before.running.as_ref().is_some_and(|running| running.log_busy.is_some());
+                    if stuck && before.trouble.stuck_until > self.now {
+                        self.met(Situation::StalledLeaderHandedOver);
+                    }
+                }
                 if self.ledger.leader_count() > 1 {
                     self.met(Situation::LeaderChanged);
                 }
