@@ -82,6 +82,7 @@ impl Server {
     pub fn start_in(folder: tempfile::TempDir) -> Self {
         let mut command =
             folkmoot(["serve", "--listen-client-urls", "http://127.0.0.1:0", "--unsafe-no-fsync"]);
+        command.args(["--listen-peer-urls", "http://127.0.0.1:0"]);
         command.arg("--data-dir").arg(folder.path().join("data"));
         let mut process = spawn(&mut command);
         let mut log = BufReader::new(process.0.stderr.take().expect("is piped"));

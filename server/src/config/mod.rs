@@ -177,11 +177,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// A member alone on a free port of the loopback interface, for tests and embedding.
+    /// A member alone on free ports of the loopback interface, for tests and embedding.
     pub fn alone_in(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
             listen_client_urls: vec!["http://127.0.0.1:0".into()],
+            listen_peer_urls: vec!["http://127.0.0.1:0".into()],
             ..Self::default()
         }
     }
