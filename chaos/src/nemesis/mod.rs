@@ -30,6 +30,10 @@ use crate::wire;
 const REPLACE_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a change of leader may take.
 const MOVE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a member may take to notice that its disk was full.
+const END_PATIENCE: Duration = Duration::from_millis(500);
+/// Pause between two looks at it.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Pause between two compactions.
 const COMPACT_PAUSE: Duration = Duration::from_millis(300);
 /// Written at once when a disk is filled.
@@ -254,8 +258,14 @@ impl Nemesis {
         if let Err(e) = std::fs::remove_file(&filler) {
             self.problem(format!("cannot free the disk path={}: {e}", filler.display()));
         }
+        // One that is about to end is given time for it, so that it is not found dead later.
+        let ended = || matches!(self.cluster.state(node), State::Ended(_));
+        let deadline = tokio::time::Instant::now() + END_PATIENCE;
+        while !ended() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        let ended = ended();
         self.cluster.disk_full(node, false);
-        let ended = matches!(self.cluster.state(node), State::Ended(_));
         let text = if ended { "has ended, is started" } else { "lives" };
         self.timeline.note(&format!("over: FullDisk: {} {text}", self.cluster.name(node)));
         if ended
