@@ -5,7 +5,6 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,14 +19,12 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, setrlimit};
 use tonic::transport::{Channel, Endpoint};
 
 const DIR: &str = "FOLKMOOT_TEST_DIR";
-const PORT: &str = "FOLKMOOT_TEST_PORT";
 const FILE_BYTES_MAX: &str = "FOLKMOOT_TEST_FILE_BYTES_MAX";
 
 /// Serves if this process was started for it; as a test of its own it does nothing.
 #[test]
 fn serve_as_a_child() {
     let Ok(dir) = std::env::var(DIR) else { return };
-    let port = std::env::var(PORT).unwrap();
     if let Ok(bytes) = std::env::var(FILE_BYTES_MAX) {
         let limit = Some(bytes.parse().unwrap());
         setrlimit(Resource::Fsize, Rlimit { current: limit, maximum: limit }).unwrap();
@@ -35,14 +32,7 @@ fn serve_as_a_child() {
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     }
     folkmoot_server::observe::log::init(LogLevel::Info, LogFormat::Json);
-    let url = format!("http://127.0.0.1:{port}");
-    let config = Config {
-        data_dir: dir.into(),
-        listen_client_urls: vec![url.clone()],
-        advertise_client_urls: vec![url],
-        ..Config::default()
-    };
-    match folkmoot_server::run(config) {
+    match folkmoot_server::run(Config::alone_in(dir)) {
         Ok(()) => std::process::exit(0),
         Err(_) => std::process::exit(1),
     }
@@ -50,36 +40,46 @@ fn serve_as_a_child() {
 
 struct Process {
     child: Child,
-    port: u16,
     log: PathBuf,
 }
 
 impl Process {
     fn start(dir: &Path, file_bytes_max: Option<u64>) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let log = dir.join(format!("log-{port}"));
+        let starts = std::fs::read_dir(dir).unwrap().count();
+        let log = dir.join(format!("log-{starts}"));
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["--exact", "serve_as_a_child", "--nocapture", "--test-threads=1"])
             .env(DIR, dir.join("member"))
-            .env(PORT, port.to_string())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap());
         if let Some(bytes) = file_bytes_max {
             command.env(FILE_BYTES_MAX, bytes.to_string());
         }
-        Self { child: command.spawn().unwrap(), port, log }
+        Self { child: command.spawn().unwrap(), log }
     }
 
     async fn kv(&mut self) -> KvClient<Channel> {
-        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", self.port)).unwrap();
         loop {
             assert_eq!(self.child.try_wait().unwrap(), None, "{}", self.log_text());
+            let Some(address) = self.address() else {
+                tokio::task::yield_now().await;
+                continue;
+            };
+            let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
             if let Ok(channel) = endpoint.connect().await {
                 return KvClient::new(channel).max_decoding_message_size(usize::MAX);
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Where it serves, once it has said so.
+    fn address(&self) -> Option<String> {
+        let log = self.log_text();
+        let (_, rest) = log.split_once("\"address\":\"")?;
+        let (address, _) = rest.split_once('"')?;
+        Some(address.to_owned())
     }
 
     fn signal(&self, signal: Signal) {
