@@ -44,11 +44,9 @@ impl Election {
             ..pb::PutRequest::default()
         };
         let own = pb::RangeRequest { key: key.clone(), ..pb::RangeRequest::default() };
-        let joined = self
-            .recipe
-            .if_created_at(&key, 0, vec![Op::RequestPut(put)], vec![Op::RequestRange(own)])
-            .await?;
-        let in_line = LeaveLine::on_drop(self.recipe.clone(), key.clone());
+        let (joined, made) =
+            self.recipe.join_line(&key, vec![Op::RequestPut(put)], vec![Op::RequestRange(own)]).await?;
+        let in_line = made.unwrap_or_else(|| LeaveLine::on_drop(self.recipe.clone(), key.clone()));
         let mut created = revision_of(&joined);
         if !joined.succeeded
             && let Some(kv) = first_of(&joined, 0)

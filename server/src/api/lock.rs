@@ -26,11 +26,10 @@ impl Lock {
         let key = line_key(&prefix, lease);
         let put = pb::PutRequest { key: key.clone(), lease, ..pb::PutRequest::default() };
         let own = pb::RangeRequest { key: key.clone(), ..pb::RangeRequest::default() };
-        let joined = self
+        let (joined, made) = self
             .recipe
-            .if_created_at(
+            .join_line(
                 &key,
-                0,
                 vec![Op::RequestPut(put), Op::RequestRange(first_under(&prefix))],
                 vec![Op::RequestRange(own.clone()), Op::RequestRange(first_under(&prefix))],
             )
@@ -41,10 +40,13 @@ impl Lock {
         };
         let holder = first_of(&joined, 1);
         if holder.is_none_or(|holder| holder.create_revision == created) {
+            if let Some(made) = made {
+                made.stay();
+            }
             return Ok(LockResponse { header: joined.header, key });
         }
         // Whoever gives up waiting, by an error or by going away, must not stay in line.
-        let in_line = LeaveLine::on_drop(self.recipe.clone(), key.clone());
+        let in_line = made.unwrap_or_else(|| LeaveLine::on_drop(self.recipe.clone(), key.clone()));
         self.recipe.wait_for_turn(&prefix, created).await?;
         let answer = self.recipe.range(own).await?;
         in_line.stay();

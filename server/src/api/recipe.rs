@@ -62,6 +62,24 @@ impl Recipe {
         self.kv.txn(Received::from_message(request)).await.map_err(code_lost)
     }
 
+    /// [`Self::if_created_at`] for a key that does not exist, to stand in a line with it. The step
+    /// is taken to its end even if the caller goes away in the middle: then the key that it made
+    /// leaves the line at once. A key that was there before is not touched.
+    pub async fn join_line(
+        &self,
+        key: &Bytes,
+        then: Vec<Op>,
+        otherwise: Vec<Op>,
+    ) -> Result<(pb::TxnResponse, Option<LeaveLine>), Status> {
+        let (recipe, key) = (self.clone(), key.clone());
+        let step = tokio::spawn(async move {
+            let joined = recipe.if_created_at(&key, 0, then, otherwise).await?;
+            let made = joined.succeeded.then(|| LeaveLine::on_drop(recipe, key));
+            Ok((joined, made))
+        });
+        step.await.map_err(|error| Status::unknown(format!("folkmoot: the request was given up: {error}")))?
+    }
+
     /// Reads, linearizably.
     pub async fn range(&self, request: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
         self.kv.range(request).await.map_err(code_lost)

@@ -102,6 +102,8 @@ fn find_own_id(cluster: &InitialCluster, own_name: &str) -> Result<(ClusterInfo,
         match answer {
             Ok(info) => match own_id(&info, cluster, own_name) {
                 Ok(own) => return Ok((info, own)),
+                // A list of as many members says more than the list of one that lags behind.
+                Err(error) if matches!(mismatch, Some(JoinError::NoMatch { .. })) => drop(error),
                 Err(error) => mismatch = Some(error),
             },
             Err(error) => tried.extend(error.tried),
