@@ -30,6 +30,8 @@ pub struct Member {
     pub name: String,
     /// It came into a cluster that existed.
     pub joins: bool,
+    /// It has come in. Before that it may end because it cannot reach anybody, and is started again.
+    pub joined: bool,
     /// `name=url` of all members it starts with.
     pub initial_cluster: String,
     /// Everything of this place is in here; it may be a mount.
@@ -57,6 +59,7 @@ impl Member {
             node,
             name,
             joins: false,
+            joined: true,
             initial_cluster: String::new(),
             home,
             log,
@@ -112,7 +115,7 @@ impl Member {
         {
             self.process = None;
             self.state = State::Ended(status);
-            if !self.may_end && !self.disk_full {
+            if !self.may_end && !self.disk_full && self.joined {
                 self.unwanted_ends.push(status);
             }
         }

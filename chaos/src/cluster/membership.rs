@@ -55,18 +55,36 @@ impl Cluster {
             member.wipe().map_err(|e| format!("cannot wipe member name={old}: {e}"))?;
             member.name = format!("m{}-{id:x}", node + 1);
             member.initial_cluster = format!("{initial_cluster}{}={}", member.name, self.peer_url(node));
-            member.joins = true;
+            (member.joins, member.joined) = (true, false);
             member.name.clone()
         };
         self.set_id(node, id);
         let role = if how.learner { "learner" } else { "voter" };
         note(&format!("{name} is admitted as {role}, {old} is wiped"));
-        self.start_member(node)?;
-        if how.learner {
-            self.promote(node, id, deadline).await?;
-            note(&format!("{name} is promoted"));
+        let promoted = async {
+            if how.learner {
+                self.promote(node, id, deadline).await?;
+                note(&format!("{name} is promoted"));
+            }
+            Ok(())
+        };
+        tokio::try_join!(promoted, self.join(node, deadline))?;
+        note(&format!("{name} has joined"));
+        Ok(())
+    }
+
+    /// Starts a member until it serves, as a supervisor does.
+    async fn join(&self, node: NodeIndex, deadline: Instant) -> Result<(), String> {
+        loop {
+            self.start_member(node)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.ready(node, left).await {
+                Ok(()) => break,
+                Err(problem) if Instant::now() > deadline => return Err(problem),
+                Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+            }
         }
-        // Another fault may hold or kill it meanwhile; healing waits for it again.
+        self.member(node).joined = true;
         Ok(())
     }
 
