@@ -76,6 +76,9 @@ struct SeedArgs {
     /// When faults end, if earlier.
     #[arg(long)]
     end_ms: Option<u64>,
+    /// Put this known bug back; needs a build with RUSTFLAGS='--cfg mutant="any"'.
+    #[arg(long)]
+    mutant: Option<String>,
 }
 
 #[derive(Args)]
@@ -132,6 +135,14 @@ fn say(text: &str) {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     quiet_panics();
+    let seed = match &cli.command {
+        Some(Command::Shrink(args)) => &args.seed,
+        _ => &cli.run.seed,
+    };
+    if seed.mutant.is_some() && !folkmoot_core::mutant::choose(seed.mutant.as_deref()) {
+        say("this build has no mutants: build with RUSTFLAGS='--cfg mutant=\"any\"'");
+        return ExitCode::FAILURE;
+    }
     let ok = match cli.command {
         Some(Command::Shrink(args)) => shrink_one(&args),
         Some(Command::Mutants(args)) => run_mutants(&args),

@@ -232,6 +232,12 @@ impl World {
     /// The faults are over: what jobs left half done is finished, so that the cluster can be whole.
     pub(super) fn finish_jobs(&mut self) {
         self.storm.jobs.clear();
+        for at in 0..self.hosts.len() {
+            if self.hosts[at].wiped && !self.hosts[at].gone {
+                self.hosts[at].gone = true;
+                self.crash(at, Stop::Kill);
+            }
+        }
         self.queue.push(self.now, Happening::Tidy);
     }
 

@@ -18,7 +18,7 @@ use super::hub::HubInput;
 use super::snapshots::Copied;
 use super::{CLUSTER, Happening, Life, World};
 use crate::disk::{LogWriter, Rows, SimDisk, SimEngine};
-use crate::ledger::{LogChange, LogView};
+use crate::ledger::{LogChange, LogView, Stamp};
 use crate::network::HostAt;
 use crate::random::Random;
 use crate::sometimes::Situation;
@@ -80,6 +80,8 @@ pub struct Host {
     pub incarnation: u64,
     /// What is on the disk of the log for certain.
     pub durable: LogView,
+    /// The same of disks that are gone: what was promised with them counted when it was promised.
+    pub lost: Vec<LogView>,
 }
 
 /// What runs while the process is up.
@@ -138,6 +140,11 @@ impl Host {
         self.running.as_ref().map(|running| Arc::clone(&running.node.status().members)).unwrap_or_default()
     }
 
+    /// Whether the member has, or had on a disk that is gone since, this entry durably.
+    pub fn held(&self, index: u64, stamp: Stamp) -> bool {
+        self.durable.holds(index, stamp) || self.lost.iter().any(|lost| lost.holds(index, stamp))
+    }
+
     /// Whether the member believes to lead.
     pub fn leads(&self) -> bool {
         self.running.as_ref().is_some_and(|running| running.node.status().leader == Some(self.id))
@@ -183,6 +190,7 @@ impl World {
             wiped: false,
             incarnation: id.0 * 1000 + 7,
             durable: LogView::default(),
+            lost: Vec::new(),
         });
         self.hosts.len() - 1
     }
@@ -353,6 +361,11 @@ impl World {
 
     fn ends_by_itself(&mut self, at: HostAt, what: &str, fatal: &Fatal, excused: bool) {
         let host = &mut self.hosts[at];
+        // With an empty disk under its old id it must not go on.
+        let excused = excused || host.wiped;
+        if host.wiped {
+            self.sometimes.met(Situation::LostLogRefused);
+        }
         let id = host.id;
         host.fatal = Some(format!("{what}: {fatal}"));
         self.note(|| format!("member {id} stops: {what}: {fatal}"));

@@ -26,7 +26,7 @@ impl World {
     /// tell who is wrong.
     pub fn may_spoil(&self) -> bool {
         let members = self.members();
-        members.len() >= 3
+        members.iter().filter(|member| !member.learner).count() >= 3
             && members.iter().all(|member| {
                 self.place_of(member.id).is_some_and(|at| {
                     let host = &self.hosts[at];
@@ -76,6 +76,7 @@ impl World {
         self.crash(at, Stop::PowerCut);
         let host = &mut self.hosts[at];
         host.gone = true;
+        host.lost.push(std::mem::take(&mut host.durable));
         // Whoever wanted to start it again finds nothing.
         host.life += 1;
         host.disk = SimDisk::new();

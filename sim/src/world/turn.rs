@@ -285,7 +285,7 @@ impl World {
         if status.committed > seen.committed {
             let hosts = &self.hosts;
             let enough = |index, stamp, voters: &[MemberId]| {
-                let holds = |host: &&Host| voters.contains(&host.id) && host.durable.holds(index, stamp);
+                let holds = |host: &&Host| voters.contains(&host.id) && host.held(index, stamp);
                 !voters.is_empty() && hosts.iter().filter(holds).count() * 2 > voters.len()
             };
             let durable = |index, stamp| {
