@@ -18,13 +18,23 @@ async fn a_follower_that_is_removed_notices_and_the_rest_goes_on() {
     assert_eq!(response.members.len(), 2);
     assert!(response.members.iter().all(|member| member.id != id));
     cluster.server(gone).removed().await;
+    // It is not only told so by the others: the decision itself has reached it.
+    eventually("the removal on who was removed", async || {
+        (cluster.members(gone).await.len() == 2).then_some(())
+    })
+    .await;
     cluster.stop(gone).await;
     cluster.put(other, "a", "2").await;
     assert_status(cluster.remove(other, id).await, Code::NotFound, "etcdserver: member not found");
-    // It knows it even if it is started again.
+    // Started again it knows by itself, whoever else runs.
+    let others = cluster.running();
+    for at in &others {
+        cluster.lose(*at).await;
+    }
     cluster.start_again(&[gone]);
     cluster.server(gone).removed().await;
     cluster.stop(gone).await;
+    cluster.start_again(&others);
     assert_eq!(cluster.get(other, "a").await.as_deref(), Some("2"));
 }
 
