@@ -100,6 +100,7 @@ async fn serve(
     };
     spawn_task("answers", fate, Arc::clone(&port).deliver());
     spawn_task("timeouts", fate, Arc::clone(&port).expire(node.settings().request_timeout));
+    spawn_task("reads", fate, node.carry_reads());
     spawn_task("watch-wakes", fate, wake_port.deliver());
     let router = Router::new(node.clone());
     loop {

@@ -107,7 +107,8 @@ async fn a_signal_ends_the_process_soon_and_by_that_signal() {
         process.signal(signal);
         let (status, log) = process.wait();
         assert_eq!(status.signal(), Some(number), "{log}");
-        assert!(asked.elapsed() < Duration::from_millis(1500), "{log}");
+        // Half a second is left to open calls; the rest is for a busy machine.
+        assert!(asked.elapsed() < Duration::from_secs(10), "{log}");
         for message in [
             "starting an etcd server",
             "ready to serve client requests",

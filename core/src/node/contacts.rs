@@ -31,8 +31,8 @@ impl Contacts {
         contact.last = now;
     }
 
-    /// The member is gone for good.
-    pub fn forget(&mut self, id: MemberId) {
+    /// The connection was lost, or the member is gone for good.
+    pub fn lost(&mut self, id: MemberId) {
         self.by_id.remove(&id);
     }
 
@@ -67,5 +67,9 @@ mod tests {
         assert_eq!(contacts.in_touch_for(id, at(9000)), Duration::ZERO);
         contacts.heard(id, at(9000));
         assert_eq!(contacts.in_touch_for(id, at(9500)), Duration::from_millis(500));
+        contacts.lost(id);
+        assert!(!contacts.is_in_touch(id, at(9500)));
+        contacts.heard(id, at(9600));
+        assert_eq!(contacts.in_touch_for(id, at(9700)), Duration::from_millis(100));
     }
 }

@@ -91,8 +91,14 @@ pub enum Input {
         /// Its bytes, as another member's [`Output::Send`] gave them out.
         message: Bytes,
     },
-    /// A message for this member could not be sent, or the connection to it was lost.
+    /// A message for this member could not be sent.
     PeerUnreachable {
+        /// Which member.
+        peer: MemberId,
+    },
+    /// The connection to this member was lost. It counts as absent until it is heard again; without
+    /// this input it does so after some seconds of silence.
+    PeerLost {
         /// Which member.
         peer: MemberId,
     },

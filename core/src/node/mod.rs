@@ -307,9 +307,10 @@ impl Node {
             }
             Input::Flushed { index } => self.upkeep.flushed(self.now, index),
             Input::Peer { from, message } => self.hear(from, message),
-            Input::PeerUnreachable { peer } => {
-                self.owner.unreachable(peer);
-                self.send_again |= self.owner.leader() == Some(peer);
+            Input::PeerUnreachable { peer } => self.unreachable(peer),
+            Input::PeerLost { peer } => {
+                self.contacts.lost(peer);
+                self.unreachable(peer);
             }
             Input::SnapshotMade { .. }
             | Input::SnapshotNotMade { .. }
@@ -402,6 +403,11 @@ impl Node {
         let expired = commands.into_iter().chain(changes).chain(reads);
         self.replies.extend(expired.map(|slot| (slot, Err(Error::Timeout))));
         self.look_through_lease_asks();
+    }
+
+    fn unreachable(&mut self, peer: MemberId) {
+        self.owner.unreachable(peer);
+        self.send_again |= self.owner.leader() == Some(peer);
     }
 
     fn hear(&mut self, from: MemberId, message: Bytes) {
@@ -530,7 +536,7 @@ impl Node {
                 Effect::MembershipChanged(change, expected) => {
                     self.owner.apply_membership(change, &expected)?;
                     if let MembershipChange::Remove(id) = change {
-                        self.contacts.forget(id);
+                        self.contacts.lost(id);
                         if id == self.config.member_id {
                             self.removed = true;
                             out.push(Output::Removed);

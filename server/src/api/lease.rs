@@ -93,7 +93,7 @@ impl lease_server::Lease for Lease {
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         let node = self.node.clone();
-        Ok(Response::new(respond_in_order(self.node.clone(), request.into_inner(), move |request| {
+        Ok(Response::new(respond_in_order(&self.node, request.into_inner(), move |request| {
             let node = node.clone();
             async move { keep_alive(&node, request).await }
         })))

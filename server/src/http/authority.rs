@@ -48,18 +48,20 @@ const PRIORITY_BYTES: usize = 5;
 pub struct AnyAuthority<S> {
     stream: S,
     incoming: Incoming,
+    /// Something was written.
+    written: bool,
 }
 
 impl<S> AnyAuthority<S> {
     /// A connection of which nothing has been read.
     pub fn new(stream: S) -> Self {
-        Self { stream, incoming: Incoming::default() }
+        Self { stream, incoming: Incoming::default(), written: false }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for AnyAuthority<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, incoming } = self.get_mut();
+        let Self { stream, incoming, .. } = self.get_mut();
         loop {
             if incoming.give(buf) || buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));
@@ -83,6 +85,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for AnyAuthority<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for AnyAuthority<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.written = true;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -91,11 +94,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for AnyAuthority<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.written = true;
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
+    /// Not before the first write: h2 asks once at the start to decide from which size on a payload
+    /// is not copied into its buffer, and then writes each such payload by a call of its own. With
+    /// "no" it is 1,024 bytes and not 256, so that the many small answers of one moment go out
+    /// together. Later it asks again to write a large payload together with its header.
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.written && self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

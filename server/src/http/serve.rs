@@ -70,7 +70,8 @@ impl Connection {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(error, "connection ended");
+            let cause = std::error::Error::source(&*error).map(ToString::to_string);
+            tracing::debug!(error, cause, "connection ended");
         }
     }
 }

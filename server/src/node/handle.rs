@@ -13,8 +13,9 @@ use folkmoot_core::types::{ClusterId, LeaseId, MemberId};
 use folkmoot_storage::DataDir;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
-use super::inbox::{Inbox, Refused};
+use super::inbox::Inbox;
 use super::published::Published;
+use super::read_desk::{ReadDesk, ask};
 use super::slots::{Port, WaitEnd};
 use super::storage_thread::StorageHandle;
 use crate::config::Settings;
@@ -70,6 +71,7 @@ pub struct NodeHandle {
     shared: Arc<Shared>,
     port: Arc<Port>,
     wake_port: Arc<WakePort>,
+    reads: Arc<ReadDesk>,
 }
 
 /// Why a call of the member gave no answer.
@@ -105,7 +107,13 @@ impl NodeHandle {
     /// A handle for the runtime whose answers come through `port`, and whose watch sessions are
     /// woken through `wake_port`.
     pub fn new(shared: Arc<Shared>, port: Arc<Port>, wake_port: Arc<WakePort>) -> Self {
-        Self { shared, port, wake_port }
+        let reads = Arc::new(ReadDesk::new(Arc::clone(&port), Arc::clone(&shared.inbox)));
+        Self { shared, port, wake_port, reads }
+    }
+
+    /// Asks the core on behalf of reads, for ever. Run it once, as a task on the handle's runtime.
+    pub fn carry_reads(&self) -> impl Future<Output = ()> + Send + 'static {
+        Arc::clone(&self.reads).work()
     }
 
     /// The cluster.
@@ -241,7 +249,7 @@ impl NodeHandle {
         if self.status().sole_leader() {
             return Ok(());
         }
-        self.ask_in_time(|slot| Input::ReadIndex { slot }).await.map(|_| ())
+        in_time(self.reads.wait().await).map(|_| ())
     }
 
     /// Prolongs a lease: its granted time to live in seconds, 0 if there is none.
@@ -285,10 +293,7 @@ impl NodeHandle {
     }
 
     async fn ask_in_time(&self, input: impl FnOnce(Slot) -> Input) -> Result<Reply, CallError> {
-        self.ask(input).await.map_err(|end| match end {
-            WaitEnd::Answer(error) => CallError::Answer(error),
-            WaitEnd::Expired => CallError::Answer(Error::Timeout),
-        })
+        in_time(self.ask(input).await)
     }
 
     /// What only the leader can answer: etcd says so when there was none for all the time.
@@ -301,11 +306,13 @@ impl NodeHandle {
     }
 
     async fn ask(&self, input: impl FnOnce(Slot) -> Input) -> Result<Reply, WaitEnd> {
-        let wait = self.port.wait();
-        match self.shared.inbox.request(input(wait.slot())) {
-            Ok(()) => wait.await,
-            Err(Refused::Full) => Err(WaitEnd::Answer(Error::TooManyRequests)),
-            Err(Refused::Closed) => Err(WaitEnd::Answer(Error::Stopped)),
-        }
+        ask(&self.port, &self.shared.inbox, input).await
     }
+}
+
+fn in_time(result: Result<Reply, WaitEnd>) -> Result<Reply, CallError> {
+    result.map_err(|end| match end {
+        WaitEnd::Answer(error) => CallError::Answer(error),
+        WaitEnd::Expired => CallError::Answer(Error::Timeout),
+    })
 }

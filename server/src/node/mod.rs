@@ -9,6 +9,7 @@ mod core_thread;
 mod handle;
 mod inbox;
 mod published;
+mod read_desk;
 mod slots;
 mod storage_thread;
 mod wal_thread;

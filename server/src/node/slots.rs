@@ -109,6 +109,14 @@ impl Port {
         }
     }
 
+    /// Gives those who wait in these slots the same answer.
+    pub fn end_all(&self, slots: &[Slot], result: &Result<Reply, WaitEnd>) {
+        let mut waiters = self.waiters.lock();
+        for slot in slots {
+            waiters.end(*slot, result.clone());
+        }
+    }
+
     /// Hands out the mail for ever. Run it as a task on the port's runtime.
     pub async fn deliver(self: Arc<Self>) {
         let mut mail = Vec::new();

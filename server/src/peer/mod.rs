@@ -117,8 +117,11 @@ impl Drop for PeersThread {
 /// cannot be used.
 pub fn start(setup: PeersSetup, fate: &Fate) -> Result<(Peers, PeersThread), PeersError> {
     let PeersSetup { identity, sockets, dir, snapshots, inbox, published, snapshot_rate } = setup;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_name("peers-files")
+        .build()?;
     let listeners = listen(sockets, &runtime)?;
     let events = Events {
         cluster_id: identity.cluster,
@@ -204,7 +207,7 @@ impl Events {
             }
             Event::Disconnected { peer } => {
                 tracing::warn!("remote-peer-id" = %peer, "lost TCP streaming connection with remote peer");
-                self.inbox.complete(Input::PeerUnreachable { peer });
+                self.inbox.complete(Input::PeerLost { peer });
             }
             Event::Removed { by } => {
                 tracing::warn!("remote-peer-id" = %by, "a member says that this one was removed");
