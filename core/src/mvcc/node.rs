@@ -3,8 +3,8 @@
 //! Keys lie anywhere in memory, so each look at one costs a cache miss, and a binary search of a
 //! tree with a million keys looks at twenty. Keys in one node have much in common, though. A node
 //! therefore keeps for each key its *head*, the four bytes after what all keys of the node share,
-//! in one small array, and searches that; it looks at one key for the shared part and at those
-//! whose head is the same as that of the key sought, which is mostly one.
+//! in one small array, and searches that; it has the start of the shared part at hand, too, and
+//! looks only at those keys whose head is the same as that of the key sought, which is mostly one.
 
 use std::cmp::Ordering;
 use std::ops::{Deref, DerefMut};
@@ -15,6 +15,8 @@ use bytes::Bytes;
 pub(super) const NODE_MAX: usize = 32;
 /// Room that is made when a node is full: doubling would leave half of it unused.
 const NODE_ROOM: usize = 8;
+/// Most bytes of the shared part that a node has at hand.
+const PREFIX_BYTES_MAX: usize = 24;
 
 /// Something that is sorted by a key.
 pub(super) trait Keyed {
@@ -27,6 +29,8 @@ pub(super) trait Keyed {
 pub(super) struct Sorted<T> {
     /// Number of bytes with which all keys start; there may be more than this.
     shared: usize,
+    /// The first of them.
+    prefix: [u8; PREFIX_BYTES_MAX],
     /// Of each item's key, the bytes after the shared ones, as a big-endian number, so that heads
     /// sort as the keys do. Keys that end before are filled up with zeros.
     heads: [u32; NODE_MAX + 1],
@@ -35,7 +39,7 @@ pub(super) struct Sorted<T> {
 
 impl<T> Default for Sorted<T> {
     fn default() -> Self {
-        Self { shared: 0, heads: [0; NODE_MAX + 1], items: Vec::new() }
+        Self { shared: 0, prefix: [0; PREFIX_BYTES_MAX], heads: [0; NODE_MAX + 1], items: Vec::new() }
     }
 }
 
@@ -82,6 +86,8 @@ impl<T: Keyed> Sorted<T> {
         // What the first and the last key share, all between them share, too.
         let same = first.key().iter().zip(last.key().iter()).take_while(|(a, b)| a == b).count();
         self.shared = same;
+        let at_hand = same.min(PREFIX_BYTES_MAX);
+        self.prefix[..at_hand].copy_from_slice(&first.key()[..at_hand]);
         for (head_of, item) in self.heads.iter_mut().zip(&self.items) {
             *head_of = head(item.key(), same);
         }
@@ -89,8 +95,13 @@ impl<T: Keyed> Sorted<T> {
 
     /// How `key` compares to what the keys share.
     fn compare_shared(&self, key: &[u8]) -> Ordering {
+        let at_hand = self.shared.min(PREFIX_BYTES_MAX);
+        let order = key[..key.len().min(at_hand)].cmp(&self.prefix[..at_hand]);
+        if order.is_ne() || self.shared == at_hand {
+            return order;
+        }
         let Some(first) = self.items.first() else { return Ordering::Equal };
-        key[..key.len().min(self.shared)].cmp(&first.key()[..self.shared])
+        key[at_hand..key.len().min(self.shared)].cmp(&first.key()[at_hand..self.shared])
     }
 
     /// The place of `key`, or the place where it belongs.
@@ -173,6 +184,8 @@ impl<T: Keyed> Sorted<T> {
         assert!(self.items.is_sorted_by(|a, b| a.key() < b.key()));
         for (at, item) in self.items.iter().enumerate() {
             assert_eq!(item.key().get(..self.shared), self.items[0].key().get(..self.shared));
+            let at_hand = self.shared.min(PREFIX_BYTES_MAX);
+            assert_eq!(item.key()[..at_hand], self.prefix[..at_hand]);
             assert_eq!(self.heads[at], head(item.key(), self.shared));
             assert_eq!(self.search(item.key()), Ok(at));
         }

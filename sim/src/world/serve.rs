@@ -130,7 +130,7 @@ impl World {
                             if status.leader.is_none() {
                                 self.sometimes.met(Situation::ReadWhileNoLeader);
                             }
-                            Ok(Some(Input::ReadIndex { slot: Slot(id) }))
+                            Ok(Some(Input::ReadIndex { slot: Slot(id), count: 1 }))
                         }
                     }
                     Request::LeaseKeepAlive { id: lease } => Ok(LeaseId::from_wire(*lease)

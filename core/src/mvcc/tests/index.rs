@@ -54,6 +54,11 @@ fn key() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         (0u16..2000).prop_map(|n| n.to_be_bytes().to_vec()),
         prop::collection::vec(prop_oneof![Just(0u8), Just(0xff), any::<u8>()], 0..4),
+        // More in common than a node has at hand.
+        (20usize..33, prop::option::of(0u16..300)).prop_map(|(same, n)| {
+            let rest = n.map(u16::to_be_bytes);
+            [&[7; 33][..same], rest.as_ref().map_or(&[][..], |rest| rest)].concat()
+        }),
     ]
 }
 
