@@ -11,7 +11,7 @@ export PATH := /usr/lib/ccache:$(HOME)/.cargo/bin:$(PATH)
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-FOLKMOOT := $(TARGET)/release/folkmoot
+FOLKMOOT := $(TARGET)/dist/folkmoot
 ORACLE := $(TARGET)/release/folkmoot-oracle
 BENCH := $(TARGET)/release/folkmoot-bench
 SIM := $(TARGET)/release/folkmoot-sim
@@ -55,7 +55,7 @@ setup-test: setup
 	@scripts/setup test
 
 build: setup
-	$(CARGO) build --release --locked -p folkmoot
+	$(CARGO) build --profile dist --locked -p folkmoot
 
 run: build
 	$(FOLKMOOT) serve $(ARGS)
@@ -65,13 +65,13 @@ cluster: build
 
 test: setup-test unit oracle crash compat tour sim chaos
 
-# One profile and one set of features for everything: RocksDB is compiled once for the server and
-# for all tests.
+# One profile and one set of features for all tests; see docs/decisions/0009.
 unit:
 	$(CARGO) test --release --locked $(ALL) --no-fail-fast
 
-build-tools:
-	$(CARGO) build --release --locked -p folkmoot -p folkmoot-oracle -p folkmoot-chaos -p folkmoot-sim
+# Real processes are tested as users run them.
+build-tools: build
+	$(CARGO) build --release --locked -p folkmoot-oracle -p folkmoot-chaos -p folkmoot-sim
 
 oracle: build-tools
 	$(ORACLE) diff --seeds $(SEEDS) --start $(START) --etcd "$$(scripts/setup which-etcd)" --folkmoot $(FOLKMOOT)

@@ -29,20 +29,20 @@ pub enum Command {
     Run(RunArgs),
     /// Run Folkmoot and etcd in turn on this machine and print the ratios.
     #[command(after_help = "Examples:\n  \
-        folkmoot-bench compare --folkmoot target/release/folkmoot --etcd /usr/bin/etcd --quick\n  \
-        folkmoot-bench compare --folkmoot target/release/folkmoot --members 3 --by-thread\n  \
-        folkmoot-bench compare --folkmoot target/release/folkmoot --etcd /usr/bin/etcd \\\n      \
+        folkmoot-bench compare --folkmoot target/dist/folkmoot --etcd /usr/bin/etcd --quick\n  \
+        folkmoot-bench compare --folkmoot target/dist/folkmoot --members 3 --by-thread\n  \
+        folkmoot-bench compare --folkmoot target/dist/folkmoot --etcd /usr/bin/etcd \\\n      \
         --out-json compare.json --out-md compare.md --work-dir /var/tmp")]
     Compare(CompareArgs),
     /// Grant many leases on a cluster and keep all of them alive.
     #[command(after_help = "Examples:\n  \
-        folkmoot-bench leases --folkmoot target/release/folkmoot\n  \
-        folkmoot-bench leases --folkmoot target/release/folkmoot --leases 100000 --duration 70s")]
+        folkmoot-bench leases --folkmoot target/dist/folkmoot\n  \
+        folkmoot-bench leases --folkmoot target/dist/folkmoot --leases 100000 --duration 70s")]
     Leases(LeasesArgs),
     /// Fill a cluster, add a member, and watch the leader while the new member catches up.
     #[command(after_help = "Examples:\n  \
-        folkmoot-bench catch-up --folkmoot target/release/folkmoot\n  \
-        folkmoot-bench catch-up --folkmoot target/release/folkmoot --etcd /usr/bin/etcd --gib 10")]
+        folkmoot-bench catch-up --folkmoot target/dist/folkmoot\n  \
+        folkmoot-bench catch-up --folkmoot target/dist/folkmoot --etcd /usr/bin/etcd --gib 10")]
     CatchUp(CatchUpArgs),
 }
 

@@ -104,7 +104,7 @@ fn a_write_without_any_leader_is_given_back_in_the_end() {
     world.crash((leader + 2) % 3);
     world.pass(3 * SECOND);
     let write = world.put(other, "a", "1", 0);
-    let read = world.ask(other, |slot| Input::ReadIndex { slot, count: 1 });
+    let read = world.ask(other, |slot| Input::ReadIndex { slot });
     let id = LeaseId::from_wire(5).unwrap();
     let renew = world.ask(other, |slot| Input::LeaseRenew { slot, id });
     world.pass(6 * SECOND);
@@ -470,7 +470,7 @@ fn a_member_whose_state_is_wrong_stops_answering_and_is_repaired_with_consent() 
     let id = world.hosts[wrong].id;
     let alarm = Alarm { member: id, kind: AlarmKind::Corrupt };
     assert_eq!(world.hosts[leader].node().status().alarms.as_slice(), &[alarm]);
-    let read = world.ask(wrong, |slot| Input::ReadIndex { slot, count: 1 });
+    let read = world.ask(wrong, |slot| Input::ReadIndex { slot });
     assert_eq!(world.answer(wrong, read), Some(&Err(Error::Corrupt)));
     world.pass(5 * SECOND);
     assert_eq!(world.hosts[wrong].installed, 0, "nobody has consented");

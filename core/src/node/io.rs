@@ -38,8 +38,6 @@ pub enum Input {
     ReadIndex {
         /// Who waits.
         slot: Slot,
-        /// How many reads wait with this one for the same answer, itself included.
-        count: u32,
     },
     /// Keepalive of a lease.
     LeaseRenew {

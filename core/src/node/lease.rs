@@ -42,7 +42,7 @@ impl Node {
             let applied = self.machine.applied().index;
             self.reads.push_confirmed(self.now, applied, waiter);
         } else {
-            self.reads.push(self.now, waiter, 1);
+            self.reads.push(self.now, waiter);
         }
     }
 
@@ -197,7 +197,7 @@ impl Node {
         if self.stalled {
             self.stalled = false;
             if self.deadlines.term().is_some() && !mutant!("expiry_goes_on_after_a_pause") {
-                self.reads.push(now, Waiter::Lessor, 1);
+                self.reads.push(now, Waiter::Lessor);
                 self.upkeep.hold_expiry = true;
             }
         }

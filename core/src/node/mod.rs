@@ -268,7 +268,7 @@ impl Node {
             true => self.deadlines.next_wakeup(now),
             false => None,
         };
-        [expiry, self.reads.wakeup(now)].into_iter().flatten().fold(self.next_tick, Instant64::min)
+        [expiry, self.reads.retry_at()].into_iter().flatten().fold(self.next_tick, Instant64::min)
     }
 
     /// Takes one input. Its consequences come out of the next [`Self::drain`].
@@ -277,7 +277,7 @@ impl Node {
         match input {
             Input::Tick => {}
             Input::Propose { slot, .. }
-            | Input::ReadIndex { slot, .. }
+            | Input::ReadIndex { slot }
             | Input::LeaseRenew { slot, .. }
             | Input::LeaseTimeToLive { slot, .. }
                 if self.corrupt =>
@@ -285,7 +285,7 @@ impl Node {
                 self.replies.push((slot, Err(Error::Corrupt)));
             }
             Input::Propose { slot, command } => self.propose(slot, command),
-            Input::ReadIndex { slot, count } => self.reads.push(self.now, Waiter::Read(slot), count),
+            Input::ReadIndex { slot } => self.reads.push(self.now, Waiter::Read(slot)),
             Input::LeaseRenew { slot, id } => self.lease_desk.push(self.now, slot, id, Wish::Renew),
             Input::LeaseTimeToLive { slot, id, keys } => {
                 self.lease_desk.push(self.now, slot, id, Wish::TimeToLive { keys });

@@ -3,10 +3,6 @@
 //! All who wait share one round (Raft thesis §6.4). A round that gets no answer is tried again
 //! under a new number; an answer to an old number is ignored, so that a late one can never pass
 //! for a newer confirmation.
-//!
-//! A round costs every member of a quorum a message and two changes of threads, some ten times what
-//! a small read costs. Where reads are that many that rounds would take a large share of the time,
-//! they are spaced out; a round for few reads makes nobody wait.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,14 +15,6 @@ use crate::types::{Instant64, LeaseId, LogIndex};
 
 /// How long a round may take before the next is tried; etcd's value.
 pub const ROUND_RETRY: Duration = Duration::from_millis(500);
-/// Reads of a round that keep nobody waiting.
-const UNSPACED_READS: u32 = 8;
-/// How long after its start a round keeps the next one waiting, for each further read that it
-/// served. Above the reciprocal of this, 80,000 reads a second, rounds grow up to the longest
-/// spacing.
-const SPACING_OF_READ: Duration = Duration::from_nanos(12_500);
-/// The longest spacing of rounds.
-const SPACING_MAX: Duration = Duration::from_millis(1);
 
 /// Something that needs confirmed leadership and an applied index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,20 +50,15 @@ struct Round {
 pub struct Reads {
     /// With the time since when.
     waiting: Vec<(Instant64, Waiter)>,
-    /// How many reads those who wait stand for.
-    waiting_count: u32,
     round: Option<Round>,
     confirmed: VecDeque<(LogIndex, Vec<(Instant64, Waiter)>)>,
     last_number: u64,
-    /// No round starts before.
-    next_round_at: Instant64,
 }
 
 impl Reads {
-    /// Somebody wants to read, on behalf of so many.
-    pub fn push(&mut self, now: Instant64, waiter: Waiter, count: u32) {
+    /// Somebody wants to read.
+    pub fn push(&mut self, now: Instant64, waiter: Waiter) {
         self.waiting.push((now, waiter));
-        self.waiting_count = self.waiting_count.saturating_add(count);
     }
 
     /// Somebody waits for an index only.
@@ -83,8 +66,7 @@ impl Reads {
         self.confirmed.push_back((index, vec![(now, waiter)]));
     }
 
-    /// Starts a round if somebody waits and none is under way, or the one under way is overdue, and
-    /// it is not too soon after the last.
+    /// Starts a round if somebody waits and none is under way, or the one under way is overdue.
     /// `start` says whether the attempt went out.
     pub fn start(&mut self, now: Instant64, start: impl FnOnce(ReadRound) -> bool) {
         if let Some(round) = &mut self.round {
@@ -94,15 +76,13 @@ impl Reads {
             self.waiting.append(&mut round.waiters);
             self.round = None;
         }
-        if self.waiting.is_empty() || now < self.next_round_at {
+        if self.waiting.is_empty() {
             return;
         }
         self.last_number += 1;
         let number = ReadRound(self.last_number);
         if start(number) {
             self.round = Some(Round { number, sent_at: now, waiters: std::mem::take(&mut self.waiting) });
-            let many = std::mem::take(&mut self.waiting_count).saturating_sub(UNSPACED_READS);
-            self.next_round_at = now.after(SPACING_MAX.min(SPACING_OF_READ.saturating_mul(many)));
         }
     }
 
@@ -154,14 +134,9 @@ impl Reads {
         gone
     }
 
-    /// When there is something to do though nothing came in: an unanswered round is to be tried
-    /// again, or the next one may start.
-    pub fn wakeup(&self, now: Instant64) -> Option<Instant64> {
-        match &self.round {
-            Some(round) => Some(round.sent_at.after(ROUND_RETRY)),
-            // One that could start already could not go out; something has to happen first.
-            None => Some(self.next_round_at).filter(|at| *at > now && !self.waiting.is_empty()),
-        }
+    /// When an unanswered round is to be tried again.
+    pub fn retry_at(&self) -> Option<Instant64> {
+        self.round.as_ref().map(|round| round.sent_at.after(ROUND_RETRY))
     }
 }
 
@@ -174,10 +149,10 @@ mod tests {
     #[test]
     fn everybody_who_waits_shares_a_round() {
         let mut reads = Reads::default();
-        reads.push(Instant64(0), Waiter::Read(Slot(1)), 1);
-        reads.push(Instant64(0), Waiter::Read(Slot(2)), 1);
+        reads.push(Instant64(0), Waiter::Read(Slot(1)));
+        reads.push(Instant64(0), Waiter::Read(Slot(2)));
         reads.start(Instant64(0), |_| true);
-        reads.push(Instant64(0), Waiter::Read(Slot(3)), 1);
+        reads.push(Instant64(0), Waiter::Read(Slot(3)));
         reads.start(Instant64(1), |_| panic!("one round at a time"));
         reads.confirm(ReadRound(1), LogIndex(5));
         assert_eq!(reads.ready(LogIndex(4)), vec![]);
@@ -187,7 +162,7 @@ mod tests {
     #[test]
     fn a_late_answer_to_an_old_attempt_is_ignored() {
         let mut reads = Reads::default();
-        reads.push(Instant64(0), Waiter::Read(Slot(1)), 1);
+        reads.push(Instant64(0), Waiter::Read(Slot(1)));
         reads.start(Instant64(0), |_| true);
         reads.start(LATER, |number| {
             assert_eq!(number, ReadRound(2));
@@ -202,7 +177,7 @@ mod tests {
     #[test]
     fn a_round_that_cannot_start_leaves_its_readers_waiting() {
         let mut reads = Reads::default();
-        reads.push(Instant64(0), Waiter::Read(Slot(1)), 1);
+        reads.push(Instant64(0), Waiter::Read(Slot(1)));
         reads.start(Instant64(0), |_| false);
         reads.start(Instant64(1), |_| true);
         reads.abort_round();
@@ -214,42 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn rounds_for_many_reads_are_spaced_out() {
-        let at = |micros: u64| Instant64(micros * 1000);
-        let mut reads = Reads::default();
-        reads.push(at(0), Waiter::Read(Slot(1)), 48);
-        assert_eq!(reads.wakeup(at(0)), None);
-        reads.start(at(0), |_| true);
-        assert_eq!(reads.wakeup(at(0)), Some(Instant64(0).after(ROUND_RETRY)));
-        reads.confirm(ReadRound(1), LogIndex(0));
-        reads.push(at(100), Waiter::Read(Slot(2)), 1000);
-        reads.start(at(100), |_| panic!("40 reads keep the next waiting for half a millisecond"));
-        assert_eq!(reads.wakeup(at(100)), Some(at(500)));
-        reads.start(at(500), |_| true);
-        reads.confirm(ReadRound(2), LogIndex(0));
-        reads.push(at(600), Waiter::Read(Slot(3)), 1);
-        assert_eq!(reads.wakeup(at(600)), Some(at(1500)), "never longer than a millisecond");
-        reads.start(at(1500), |_| false);
-        assert_eq!(reads.wakeup(at(1500)), None, "nothing changes by waiting");
-        reads.start(at(1501), |_| true);
-        reads.confirm(ReadRound(4), LogIndex(0));
-        reads.push(at(1501), Waiter::Read(Slot(4)), 1);
-        reads.start(at(1501), |number| {
-            assert_eq!(number, ReadRound(5), "one read keeps nobody waiting");
-            true
-        });
-        assert_eq!(reads.ready(LogIndex(0)).len(), 3);
-    }
-
-    #[test]
     fn a_read_that_waited_too_long_is_given_up_wherever_it_is() {
         let longest = Duration::from_nanos(10);
         let mut reads = Reads::default();
-        reads.push(Instant64(0), Waiter::Read(Slot(1)), 1);
+        reads.push(Instant64(0), Waiter::Read(Slot(1)));
         reads.start(Instant64(0), |_| true);
         reads.confirm(ReadRound(1), LogIndex(9));
-        reads.push(Instant64(5), Waiter::Read(Slot(2)), 1);
-        reads.push(Instant64(0), Waiter::Lessor, 1);
+        reads.push(Instant64(5), Waiter::Read(Slot(2)));
+        reads.push(Instant64(0), Waiter::Lessor);
         assert_eq!(reads.expire(Instant64(9), longest), vec![]);
         assert_eq!(reads.expire(Instant64(10), longest), vec![Slot(1)]);
         assert_eq!(reads.expire(Instant64(15), longest), vec![Slot(2)]);

@@ -186,7 +186,7 @@ fn a_leader_cut_off_answers_no_read_and_its_writes_go_to_the_next_leader() {
     world.put(old, "a", "1", 0);
     world.cut = vec![world.hosts[old].id];
     let write = world.put(old, "a", "late", 0);
-    let read = world.ask(old, |slot| Input::ReadIndex { slot, count: 1 });
+    let read = world.ask(old, |slot| Input::ReadIndex { slot });
     let new = world.elect();
     assert_ne!(new, old);
     world.put(new, "a", "2", 0);
@@ -205,7 +205,7 @@ fn a_follower_reads_what_was_written_before_it_asked() {
     let leader = world.elect();
     let follower = (leader + 1) % 3;
     world.put(leader, "a", "1", 0);
-    let read = world.ask(follower, |slot| Input::ReadIndex { slot, count: 1 });
+    let read = world.ask(follower, |slot| Input::ReadIndex { slot });
     world.pass(Duration::from_millis(200));
     assert!(matches!(world.answer(follower, read), Some(Ok(Reply::ReadIndex { .. }))));
     assert_eq!(world.get(follower, "a").as_deref(), Some("1"));

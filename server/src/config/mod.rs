@@ -126,7 +126,7 @@ pub struct Config {
     pub log_format: LogFormat,
     /// `--unsafe-no-fsync`: acknowledged writes may be lost with the machine. For tests only.
     pub unsafe_no_fsync: bool,
-    /// Threads that serve clients; 0 means two.
+    /// Threads that serve clients; 0 means two for each processor, 16 at most.
     pub runtime_threads: usize,
     /// Memory for values kept beside the index, in bytes.
     pub value_cache_bytes: usize,

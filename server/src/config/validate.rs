@@ -62,7 +62,10 @@ impl Config {
                 bytes => u64::try_from(bytes).ok(),
             },
             request_timeout: Duration::from_secs(5) + 2 * Duration::from_millis(self.election_ms),
-            runtime_threads: if self.runtime_threads == 0 { 2 } else { self.runtime_threads.min(64) },
+            runtime_threads: match self.runtime_threads {
+                0 => runtime_threads_default(),
+                count => count.min(64),
+            },
             config: self.clone(),
         })
     }
@@ -220,6 +223,12 @@ fn bindable(flag: &str, urls: &[String]) -> Result<Vec<ServiceUrl>, ConfigError>
             }
         })
         .collect()
+}
+
+/// Two for each processor: while the reads of one wait for the other members, another works. More
+/// than the core thread can keep busy would only divide the work of a moment into smaller parts.
+fn runtime_threads_default() -> usize {
+    2 * std::thread::available_parallelism().map_or(1, usize::from).min(8)
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     fn read_index(slot: u64) -> Input {
-        Input::ReadIndex { slot: Slot(slot), count: 1 }
+        Input::ReadIndex { slot: Slot(slot) }
     }
 
     #[test]

@@ -56,10 +56,9 @@ impl ReadDesk {
             // Behind everything else that is ready on this runtime, which may be more reads.
             self.bell.notified().await;
             let slots = std::mem::take(&mut *self.gathered.lock());
-            let count = u32::try_from(slots.len()).unwrap_or(u32::MAX);
             let desk = Arc::clone(&self);
             let mut question = Box::pin(async move {
-                let result = ask(&desk.port, &desk.inbox, |slot| Input::ReadIndex { slot, count }).await;
+                let result = ask(&desk.port, &desk.inbox, |slot| Input::ReadIndex { slot }).await;
                 desk.port.end_all(&slots, &result);
             });
             if tokio::time::timeout(PATIENCE, &mut question).await.is_err() {
@@ -113,7 +112,7 @@ mod tests {
                 self.inbox.take(Instant::now(), &mut inputs);
             }
             let slot = |input: Input| match input {
-                Input::ReadIndex { slot, .. } => slot,
+                Input::ReadIndex { slot } => slot,
                 other => panic!("{other:?}"),
             };
             inputs.into_iter().map(slot).collect()

@@ -130,7 +130,7 @@ impl World {
                             if status.leader.is_none() {
                                 self.sometimes.met(Situation::ReadWhileNoLeader);
                             }
-                            Ok(Some(Input::ReadIndex { slot: Slot(id), count: 1 }))
+                            Ok(Some(Input::ReadIndex { slot: Slot(id) }))
                         }
                     }
                     Request::LeaseKeepAlive { id: lease } => Ok(LeaseId::from_wire(*lease)
