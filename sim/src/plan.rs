@@ -18,13 +18,15 @@ pub enum Profile {
     Quick,
     /// Every fault, often, and a network that duplicates and reorders.
     Hostile,
+    /// Many leases, some of them long, and the faults that stop a leader without ending it.
+    Leases,
     /// No faults: measures speed and shows that the checkers do not cry wolf.
     Calm,
 }
 
 impl Profile {
     /// All names.
-    pub const NAMES: [&'static str; 4] = ["default", "quick", "hostile", "calm"];
+    pub const NAMES: [&'static str; 5] = ["default", "quick", "hostile", "leases", "calm"];
 
     /// By name.
     pub fn parse(name: &str) -> Option<Self> {
@@ -32,6 +34,7 @@ impl Profile {
             "default" => Self::Default,
             "quick" => Self::Quick,
             "hostile" => Self::Hostile,
+            "leases" => Self::Leases,
             "calm" => Self::Calm,
             _ => return None,
         })
@@ -43,6 +46,7 @@ impl Profile {
             Self::Default => "default",
             Self::Quick => "quick",
             Self::Hostile => "hostile",
+            Self::Leases => "leases",
             Self::Calm => "calm",
         }
     }
@@ -82,6 +86,8 @@ pub struct Plan {
     pub segment_bytes: usize,
     /// Values kept in memory beside the index.
     pub value_cache_bytes: usize,
+    /// Time between two flushes that the member asks for.
+    pub flush_every: Nanos,
     /// Entries kept for followers that lag.
     pub kept_entries: usize,
     /// A member whose state is wrong repairs itself.
@@ -146,6 +152,7 @@ impl Plan {
             store_time: if random.one_in(2) { (100 * US, 2 * MS) } else { (MS, 50 * MS) },
             segment_bytes: *random.pick(&[16 << 10, 64 << 10, 256 << 10]),
             value_cache_bytes: *random.pick(&[0, 2048, 32 << 20]),
+            flush_every: *random.pick(&[2 * SEC, 10 * SEC, 60 * SEC]),
             kept_entries: *random.pick(&[5, 100, 5_000]),
             auto_repair: random.one_in(2),
             lease_checkpoints: random.one_in(3),
@@ -171,6 +178,10 @@ impl Plan {
         if profile == Profile::Quick {
             plan.think_time *= 2;
         }
+        if profile == Profile::Leases {
+            plan.lease_clients = 10;
+            plan.kv_clients = 3;
+        }
         let mut random = Random::new(seed, "episodes", 0);
         plan.episodes = draw_episodes(&mut random, &plan.enabled, plan.fault_time, profile);
         plan.episodes.retain(|episode| !overrides.without.contains(&episode.kind));
@@ -186,6 +197,7 @@ impl Plan {
     pub fn tune(&self, config: &mut NodeConfig) {
         config.value_cache_bytes = self.value_cache_bytes;
         config.kept_entries = self.kept_entries;
+        config.time_between_flushes = std::time::Duration::from_nanos(self.flush_every);
         config.auto_repair = self.auto_repair;
         config.lease_checkpoints = self.lease_checkpoints;
     }
@@ -198,6 +210,29 @@ fn draw_enabled(random: &mut Random, profile: Profile) -> BTreeSet<FaultKind> {
     match profile {
         Profile::Calm => return BTreeSet::new(),
         Profile::Hostile => {}
+        Profile::Leases => {
+            use FaultKind::{
+                Delay, Drift, IsolateLeader, Kill, MoveLeader, OneWay, Partition, Pause, SlowDisk, SlowLink,
+                StepDown, StuckSync,
+            };
+            let delaying = [
+                Pause,
+                IsolateLeader,
+                Partition,
+                OneWay,
+                Delay,
+                SlowLink,
+                SlowDisk,
+                StuckSync,
+                MoveLeader,
+                StepDown,
+                Kill,
+                Drift,
+            ];
+            kinds = delaying.to_vec();
+            random.shuffle(&mut kinds);
+            kinds.truncate(6);
+        }
         Profile::Default | Profile::Quick => {
             random.shuffle(&mut kinds);
             kinds.truncate(kinds.len().div_ceil(2));

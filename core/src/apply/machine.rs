@@ -267,12 +267,10 @@ impl Machine {
                 gate::pass(&self.alarms, kind, false)?;
                 // A leader that was replaced meanwhile must not end leases that the next one
                 // has renewed (etcd #15247): its proposal carries the term it led.
-                if proposed_in == term || mutant!("expiry_of_an_old_leader_counts") {
+                if proposed_in == term || mutant!("an_old_leader_ends_leases") {
                     for (id, granted_at) in leases {
                         // A lease that was revoked and granted anew meanwhile is another one.
-                        if self.leases.get(id).is_some_and(|lease| {
-                            lease.granted_at == granted_at || mutant!("expiry_ends_a_lease_granted_anew")
-                        }) {
+                        if self.leases.get(id).is_some_and(|lease| lease.granted_at == granted_at) {
                             self.revoke(id, effects)?;
                         }
                     }

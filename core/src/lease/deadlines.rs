@@ -158,6 +158,12 @@ impl Deadlines {
     /// This member leads: it has applied the first entry of its own term. Forgets everything
     /// from before.
     pub fn promote(&mut self, now: Instant64, term: Term, election_timeout: Duration) {
+        if mutant!("deadlines_outlive_the_leadership")
+            && let Some(primary) = &mut self.primary
+        {
+            primary.term = term;
+            return;
+        }
         self.primary = Some(Primary {
             term,
             base: now.after(election_timeout),
@@ -171,6 +177,9 @@ impl Deadlines {
 
     /// This member does not lead any more: nothing runs out here.
     pub fn demote(&mut self) {
+        if mutant!("deadlines_outlive_the_leadership") {
+            return;
+        }
         self.primary = None;
     }
 

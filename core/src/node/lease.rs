@@ -121,6 +121,13 @@ impl Node {
 
     /// This member does not lead any more.
     pub(super) fn stop_leasing(&mut self) {
+        if mutant!("an_old_leader_ends_leases") {
+            let due = self.deadlines.due(self.now, self.machine.leases(), limits::LEASE_REVOKE_IDS_MAX);
+            let leases = self.machine.leases();
+            let granted: Vec<_> =
+                due.iter().filter_map(|id| Some((*id, leases.get(*id)?.granted_at))).collect();
+            self.own_commands.push(codec::lease::expire(self.owner.term(), &granted));
+        }
         self.deadlines.demote();
         self.upkeep.hold_expiry = false;
         let waiting = std::mem::take(&mut self.parked_renewals).into_values();
@@ -196,7 +203,7 @@ impl Node {
         let now = self.now;
         if self.stalled {
             self.stalled = false;
-            if self.deadlines.term().is_some() && !mutant!("expiry_goes_on_after_a_pause") {
+            if self.deadlines.term().is_some() {
                 self.reads.push(now, Waiter::Lessor);
                 self.upkeep.hold_expiry = true;
             }

@@ -198,7 +198,6 @@ impl Node {
             }
             if change == MembershipChange::Remove(me)
                 && let Some(successor) = self.best_successor()
-                && !mutant!("a_removed_leader_goes_on")
             {
                 // The next leader removes this one: the command finds its way there by itself.
                 self.owner.transfer_leader(successor);

@@ -547,11 +547,7 @@ impl Node {
                     self.proposals.term_started(term);
                     self.membership.term_started(term);
                     if self.owner.role() == Role::Leader && self.owner.term() == term {
-                        let extra = match mutant!("promotion_does_not_extend_leases") {
-                            true => std::time::Duration::ZERO,
-                            false => self.config.election_timeout(),
-                        };
-                        self.deadlines.promote(self.now, term, extra);
+                        self.deadlines.promote(self.now, term, self.config.election_timeout());
                     }
                 }
             }

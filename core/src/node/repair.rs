@@ -50,6 +50,11 @@ impl Node {
         }
     }
 
+    /// Whether what others told of their states leaves open, or denies, that this one is right.
+    pub fn state_is_in_dispute(&mut self) -> bool {
+        self.judgement() != Judgement::Sound
+    }
+
     /// What the comparisons so far say about this member's state.
     pub(super) fn judgement(&mut self) -> Judgement {
         self.integrity.judge(&self.machine.applied().conf_state.voters, self.config.member_id)

@@ -90,13 +90,17 @@ impl Node {
 
     /// Hands out what has to be made, sent, dropped and discarded.
     pub(super) fn plan_snapshots(&mut self, out: &mut Vec<Output>) {
+        // A state that is in dispute is not passed on: a wrong one could become the majority's.
+        let undisputed = self.state_is_undisputed();
         for (to, id, message) in self.drained.snapshots.drain(..) {
+            if !undisputed {
+                self.owner.snapshot_sent(to, false);
+                continue;
+            }
             let id = SnapshotId(id);
             self.snapshots.sending.insert((to, id));
             out.push(Output::SendSnapshot { to, id, message });
         }
-        // A state that is in dispute is not passed on: a wrong one could become the majority's.
-        let undisputed = self.state_is_undisputed();
         if !undisputed && let Some(id) = self.snapshots.offered.take() {
             self.owner.withdraw_snapshot();
             self.to_drop.push(id);

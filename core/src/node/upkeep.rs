@@ -83,12 +83,11 @@ impl Upkeep {
         needed_after: LogIndex,
         out: &mut Vec<Output>,
     ) {
+        if mutant!("the_log_is_purged_before_the_engine_is_durable") && self.handed_out.0 % 64 == 0 {
+            self.purge_to = Some(self.handed_out);
+        }
         if let Some(flushed) = self.purge_to.take() {
-            let durable = match mutant!("the_log_is_purged_before_the_engine_is_durable") {
-                true => self.handed_out,
-                false => flushed,
-            };
-            out.push(Output::PurgeLog { up_to: durable.min(needed_after) });
+            out.push(Output::PurgeLog { up_to: flushed.min(needed_after) });
         }
         if self.flushed_at == Instant64(0) {
             self.flushed_at = now;

@@ -99,7 +99,7 @@ impl Owner {
                 "consensus and the member table disagree; consensus={now:?} members={expected:?}"
             )));
         }
-        if !self.is_voter(self.config.id) && !crate::mutant::mutant!("a_removed_leader_goes_on") {
+        if !self.is_voter(self.config.id) {
             self.abdicate();
         }
         Ok(())

@@ -58,7 +58,13 @@ impl LeaseClient {
     }
 
     fn call(&mut self, at: usize, request: Request, world: &mut World) {
-        let member = world.choose_member(&mut self.random, self.member);
+        let mut member = world.choose_member(&mut self.random, self.member);
+        // One that stays with the member that leads asks it on also when it leads no more.
+        if self.random.one_in(4)
+            && let Some(leader) = world.leader()
+        {
+            member = leader;
+        }
         self.member = Some(member);
         world.call(at, member, request, PATIENCE);
     }
@@ -76,7 +82,10 @@ impl LeaseClient {
                 self.granted_under = None;
                 self.leases += 1;
                 self.lease = (self.number as i64 + 1) << 20 | self.leases as i64;
-                self.ttl = self.random.between(1, 8) as i64;
+                self.ttl = match self.random.below(4) {
+                    0 => self.random.between(8, 20) as i64,
+                    _ => self.random.between(1, 8) as i64,
+                };
                 self.state = State::Granting;
                 self.call(at, Request::LeaseGrant { id: self.lease, ttl: self.ttl }, world);
             }
@@ -146,8 +155,13 @@ impl LeaseClient {
                 if body.is_some() {
                     world.met(Situation::LeaseRenewed);
                 }
-                let third = self.ttl as u64 * SEC / 3;
-                world.wake_client(at, self.random.between(third / 2, third));
+                let ttl = self.ttl as u64 * SEC;
+                let wait = match self.random.below(4) {
+                    // Around the end, when nobody can say whether it is too late.
+                    0 => self.random.between(ttl - 300 * MS, ttl + 500 * MS),
+                    _ => self.random.between(ttl / 6, ttl / 3),
+                };
+                world.wake_client(at, wait);
             }
             (State::Revoking, Some(_)) => {
                 world.met(Situation::LeaseRevoked);

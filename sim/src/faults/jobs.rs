@@ -10,6 +10,7 @@ use folkmoot_core::types::MemberId;
 use folkmoot_proto::etcdserverpb as pb;
 
 use super::FaultKind;
+use crate::ledger::LogView;
 use crate::network::HostAt;
 use crate::random::Random;
 use crate::sometimes::Situation;
@@ -40,6 +41,8 @@ pub struct Job {
     then: Vec<Wish>,
     /// The call under way.
     call: Option<u64>,
+    /// The newest entry of the leader when that call was made.
+    last_at_call: u64,
     until: Nanos,
     random: Random,
 }
@@ -64,7 +67,11 @@ impl World {
         let (wish, then) = match kind {
             FaultKind::AddLearner if !full => {
                 let id = self.take_member_id();
-                (Wish::Add { id, learner: true }, vec![Wish::Promote(id)])
+                let mut then = vec![Wish::Promote(id)];
+                if random.one_in(2) {
+                    then.push(Wish::Update(id));
+                }
+                (Wish::Add { id, learner: true }, then)
             }
             FaultKind::AddVoter if !full => {
                 (Wish::Add { id: self.take_member_id(), learner: false }, Vec::new())
@@ -95,7 +102,7 @@ impl World {
             _ => return,
         };
         let until = self.now + JOB_TIME;
-        self.storm.jobs.insert(at, Job { wish, then, call: None, until, random });
+        self.storm.jobs.insert(at, Job { wish, then, call: None, last_at_call: 0, until, random });
         self.queue.push(self.now, Happening::Job(at));
     }
 
@@ -134,7 +141,9 @@ impl World {
         let id = self.take_member_id();
         let then = vec![Wish::Promote(id), Wish::Add { id, learner: true }];
         let until = self.now + JOB_TIME;
-        self.storm.jobs.insert(at, Job { wish: Wish::Remove(lost), then, call: None, until, random });
+        self.storm
+            .jobs
+            .insert(at, Job { wish: Wish::Remove(lost), then, call: None, last_at_call: 0, until, random });
         self.queue.push(self.now, Happening::Job(at));
     }
 
@@ -143,7 +152,9 @@ impl World {
     pub(super) fn consent_job(&mut self, at: usize, spoiled: MemberId, random: Random) {
         let wish = Wish::ClearAlarm(Alarm { member: spoiled, kind: AlarmKind::Corrupt });
         let until = self.now + JOB_TIME;
-        self.storm.jobs.insert(at, Job { wish, then: vec![wish; 5], call: None, until, random });
+        self.storm
+            .jobs
+            .insert(at, Job { wish, then: vec![wish; 5], call: None, last_at_call: 0, until, random });
         self.queue.push(self.now + 4 * SEC, Happening::Job(at));
     }
 
@@ -160,6 +171,7 @@ impl World {
             {
                 self.met(Situation::LeaderRemoved);
             }
+            job.last_at_call = self.newest_entry();
             job.call = Some(self.ask_admin(ADMINISTRATOR, asked, job.admin(), 8 * SEC));
         }
         if job.wish != Wish::Nothing && self.now < job.until {
@@ -183,7 +195,12 @@ impl World {
         let wish = job.wish;
         self.note(|| format!("an administrator hears about {wish:?}: {answer:?}"));
         let done = match &answer {
-            Answer::AdminOk(_) => true,
+            Answer::AdminOk(_) => {
+                if let Wish::Promote(id) = wish {
+                    self.must_have_caught_up(id, job.last_at_call);
+                }
+                true
+            }
             Answer::Error(_) => {
                 self.met(Situation::MemberChangeRefused);
                 // It may have been done by an earlier attempt whose answer was lost.
@@ -198,6 +215,26 @@ impl World {
         let pause = if matches!(job.wish, Wish::ClearAlarm(_)) { SEC } else { PAUSE };
         self.storm.jobs.insert(at, job);
         self.queue.push(self.now + pause, Happening::Job(at));
+    }
+
+    /// The newest entry of who leads.
+    fn newest_entry(&self) -> u64 {
+        let leader = self.leader().and_then(|leader| self.hosts[leader].running.as_ref());
+        leader.map_or(0, |running| running.node.status().committed.0)
+    }
+
+    /// A learner was promoted: it must have had nine tenths of the log (etcd's rule).
+    fn must_have_caught_up(&mut self, id: MemberId, committed: u64) {
+        let had = self.place_of(id).map_or(0, |at| {
+            let host = &self.hosts[at];
+            host.durable
+                .last()
+                .max(host.lost.iter().map(LogView::last).max().unwrap_or(0))
+                .max(host.applied().0)
+        });
+        if had < committed / 10 * 9 {
+            self.fail("membership", format!("member {id} was promoted with {had} of {committed} entries"));
+        }
     }
 
     fn is_done(&self, wish: Wish) -> bool {

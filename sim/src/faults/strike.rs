@@ -274,9 +274,20 @@ impl World {
 
     /// A bit of a member's state in memory flips.
     fn spoil_state(&mut self, at: usize, random: &mut Random) {
-        let struck = self.one(random);
+        let struck = match self.leader() {
+            Some(leader) if random.one_in(2) => leader,
+            _ => self.one(random),
+        };
         if !self.may_spoil() {
             return;
+        }
+        // Another one that was away for long can be brought up only by a snapshot, and must not get
+        // one of the wrong state.
+        if random.one_in(2) {
+            let others: Vec<HostAt> =
+                (0..self.hosts.len()).filter(|at| *at != struck && !self.hosts[*at].gone).collect();
+            let away = *random.pick(&others);
+            self.restart(away, Stop::Kill, random.between(8 * SEC, 25 * SEC));
         }
         let host = &mut self.hosts[struck];
         if let Some(running) = &mut host.running {

@@ -27,6 +27,15 @@ pub struct LogBusy {
     number: Option<u64>,
     sync: bool,
     purge: Option<LogIndex>,
+    /// When it began.
+    since: Nanos,
+}
+
+impl LogBusy {
+    /// Since when a sync has been under way.
+    pub fn syncing_since(&self) -> Option<Nanos> {
+        self.sync.then_some(self.since)
+    }
 }
 
 /// Something for the storage thread.
@@ -69,7 +78,7 @@ impl World {
         if running.log_busy.is_some() || running.log_jobs.is_empty() {
             return;
         }
-        let mut busy = LogBusy { number: None, sync: false, purge: None };
+        let mut busy = LogBusy { number: None, sync: false, purge: None, since: now };
         let mut batches = Vec::new();
         for job in running.log_jobs.drain(..) {
             match job {

@@ -58,15 +58,21 @@ impl World {
 
     pub(super) fn send_snapshot(&mut self, from: HostAt, to: MemberId, id: SnapshotId, message: Bytes) {
         let to_place = self.place_of(to);
+        let spoiled = self.hosts[from].spoiled;
+        let running = self.hosts[from].running.as_mut();
+        if spoiled && running.is_some_and(|running| running.node.state_is_in_dispute()) {
+            let id = self.hosts[from].id;
+            return self.fail("integrity", format!("member {id} passes a disputed state on"));
+        }
         let host = &self.hosts[from];
         let Some(running) = &host.running else { return };
         let Some(copied) = running.copies.get(&id) else {
             return self.fail("snapshot", format!("an unknown copy is sent: {id:?}"));
         };
         if host.spoiled {
-            // A leader whose state is wrong and that has not noticed passes it on; nothing prevents
-            // that yet, and two wrong members out of three are beyond repair. Its machine is
-            // taken away before that happens.
+            // A leader whose state is wrong and that nobody has compared its own with yet passes it
+            // on; two wrong members out of three are beyond repair. Its machine is taken away before
+            // that happens.
             return self.replace_machine(from);
         }
         let Some(place) = to_place else {

@@ -5,13 +5,17 @@ use folkmoot_core::node::{Input, Output};
 use folkmoot_core::types::MemberId;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::disks::{LogJob, StorageJob};
+use super::disks::{LogBusy, LogJob, StorageJob};
 use super::hub::HubInput;
 use super::{Happening, Host, Life, World};
 use crate::ledger::log_changes;
 use crate::network::HostAt;
 use crate::sometimes::Situation;
 use crate::time::{Nanos, SEC, US};
+
+/// How long a leader may lead whose disk does not answer: the two seconds after which it notices, an
+/// election timeout to hand over, and what a slow member and a wrong clock add.
+const STUCK_LEADER_TIME: Nanos = 5 * SEC;
 
 impl World {
     /// Gives a member's core something to work on.
@@ -276,6 +280,18 @@ impl World {
             seen.leads = leads;
         } else {
             seen.leads = false;
+        }
+        let leads = seen.leads;
+        let syncing_since = running.log_busy.as_ref().and_then(LogBusy::syncing_since);
+        if leads && let Some(since) = syncing_since {
+            let since = since.max(self.hosts[at].paused_until);
+            let voters = status.members.iter().filter(|member| !member.learner).count();
+            if voters > 1 && self.now > since + STUCK_LEADER_TIME {
+                self.fail(
+                    "stuck leader",
+                    format!("member {id} leads on, and its disk has not answered since {since}"),
+                );
+            }
         }
         let voters: Vec<MemberId> =
             status.members.iter().filter(|member| !member.learner).map(|member| member.id).collect();
