@@ -61,7 +61,7 @@ struct SeedArgs {
     /// One seed alone.
     #[arg(long)]
     seed: Option<u64>,
-    /// default, quick, hostile or calm.
+    /// default, quick, hostile, leases or calm.
     #[arg(long, default_value = "default", value_parser = parse_profile)]
     profile: Profile,
     /// Kinds of fault to leave out.
@@ -216,8 +216,10 @@ fn shrink_one(args: &ShrinkArgs) -> bool {
         return false;
     };
     match shrink::shrink(seed, args.seed.profile, args.seed.overrides(), &say) {
-        Some(small) => {
-            let path = args.into.join(format!("{seed}.toml"));
+        Some(mut small) => {
+            small.mutant.clone_from(&args.seed.mutant);
+            let name = args.seed.mutant.clone().unwrap_or_else(|| seed.to_string());
+            let path = args.into.join(format!("{name}.toml"));
             match std::fs::write(&path, small.to_toml()) {
                 Ok(()) => say(&format!("written to {}", path.display())),
                 Err(error) => say(&format!("cannot write the seed: path={} error={error}", path.display())),

@@ -13,6 +13,8 @@ use crate::time::{MS, Nanos, SEC};
 /// A seed with what is left out of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kept {
+    /// The known bug that was put back for it; `None` if it was found in the sound core.
+    pub mutant: Option<String>,
     /// The seed.
     pub seed: u64,
     /// Its family.
@@ -55,7 +57,7 @@ pub fn shrink(seed: u64, profile: Profile, overrides: Overrides, say: &dyn Fn(&s
     say(&format!("{} clients left, {} runs", clients - work.best.idle.len(), work.runs));
     let story = story::tell(&work.found, profile, &work.best);
     say(&story);
-    Some(Kept { seed, profile, overrides: work.best, checker: checker.to_owned(), story })
+    Some(Kept { mutant: None, seed, profile, overrides: work.best, checker: checker.to_owned(), story })
 }
 
 struct Work {
@@ -112,6 +114,9 @@ impl Kept {
         for line in self.story.lines() {
             text += &format!("# {line}\n");
         }
+        if let Some(mutant) = &self.mutant {
+            text += &format!("mutant = \"{mutant}\"\n");
+        }
         text += &format!("seed = {}\nprofile = \"{}\"\n", self.seed, self.profile.name());
         text += &format!("checker = \"{}\"\n", self.checker);
         text += &format!("without = [{}]\n", kinds.join(", "));
@@ -127,6 +132,7 @@ impl Kept {
     /// number, a text in quotes, or a list of those on one line.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut kept = Self {
+            mutant: None,
             seed: 0,
             profile: Profile::Default,
             overrides: Overrides::default(),
@@ -151,6 +157,7 @@ impl Kept {
                 items().iter().map(|item| item.parse().map_err(|_| bad())).collect()
             };
             match name.trim() {
+                "mutant" => kept.mutant = Some(quoted(value)),
                 "seed" => kept.seed = value.parse().map_err(|_| bad())?,
                 "profile" => kept.profile = Profile::parse(&quoted(value)).ok_or_else(bad)?,
                 "checker" => kept.checker = quoted(value),
@@ -176,6 +183,7 @@ mod tests {
     #[test]
     fn a_kept_seed_reads_back_as_it_was_written() {
         let kept = Kept {
+            mutant: Some("a_bug".into()),
             seed: 77,
             profile: Profile::Hostile,
             overrides: Overrides {

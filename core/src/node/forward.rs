@@ -129,7 +129,13 @@ impl Node {
         let same_term = self.owner.term() == term || mutant!("forwards_are_not_bound_to_a_term");
         let leads = self.owner.role() == Role::Leader && same_term && self.owner.transferring_to().is_none();
         if !leads {
-            return self.refuse_entry(entry, Error::NotLeader);
+            if self.knows_what_was_taken_in(term) {
+                let was_not_taken = |request: &u64| !self.taken.contains(origin, boot, *request);
+                let requests =
+                    commands.into_iter().map(|(request, _)| request).filter(was_not_taken).collect();
+                self.refuse_forwarded(origin, boot, Error::NotLeader, requests);
+            }
+            return;
         }
         if self.forwarded_bytes + entry.len() > limits::PENDING_BYTES_MAX {
             return self.refuse_entry(entry, Error::TooManyRequests);
@@ -151,6 +157,13 @@ impl Node {
         } else if fresh.count() > 0 {
             self.forwarded.push(fresh.finish().into());
         }
+    }
+
+    /// Whether this member can say of a number that it did not take it in this term. Where it cannot,
+    /// it says nothing: a copy of a message may come late, and the number may be in the log. Its
+    /// member learns when a later term begins what became of it.
+    pub(super) fn knows_what_was_taken_in(&self, term: Term) -> bool {
+        term >= self.owner.term() && term > self.started_in
     }
 
     /// This member does not lead any more, or is about to stop leading: the commands of others go

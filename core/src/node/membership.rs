@@ -154,7 +154,11 @@ impl Node {
         let leads = self.owner.role() == Role::Leader && self.owner.term() == term;
         for (request, command) in commands {
             if !leads {
-                self.refuse_forwarded(from, boot, Error::NotLeader, vec![request]);
+                if self.knows_what_was_taken_in(term)
+                    && !self.membership.taken.contains(origin, boot, request)
+                {
+                    self.refuse_forwarded(from, boot, Error::NotLeader, vec![request]);
+                }
             } else if self.membership.taken.take(origin, boot, request) {
                 self.membership.asks.push_back(Ask { origin, boot, request, command });
             }

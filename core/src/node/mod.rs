@@ -77,6 +77,9 @@ pub struct Node {
     forwarded: Vec<Bytes>,
     forwarded_bytes: usize,
     taken: Taken,
+    /// The term in which this member started. What an earlier start of it took in that term is not
+    /// known any more.
+    started_in: Term,
     /// The leader may not have got everything: what is in flight goes there again at a tick.
     send_again: bool,
     /// The leader has just refused commands: the next try waits for a tick.
@@ -159,6 +162,7 @@ impl Node {
             installed,
         };
         let owner = Owner::new(owner_config, &start, recovered)?;
+        let started_in = owner.term();
         let mut integrity = Integrity::default();
         integrity.applied(applied.index, applied.chain_hash);
         let status = Status {
@@ -182,6 +186,7 @@ impl Node {
             forwarded: Vec::new(),
             forwarded_bytes: 0,
             taken: Taken::default(),
+            started_in,
             send_again: false,
             hold_forwards_until: Instant64(0),
             refusals: Vec::new(),
@@ -454,6 +459,8 @@ impl Node {
         if role.0 != Role::Leader || old_term != role.1 {
             self.stop_leasing();
             self.drop_forwarded();
+        }
+        if old_term != role.1 {
             self.taken.clear();
             self.membership.taken.clear();
         }

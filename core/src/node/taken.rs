@@ -62,6 +62,12 @@ impl Taken {
         self.by_start.entry((origin, boot)).or_default().take(number)
     }
 
+    /// Whether this number was taken.
+    pub fn contains(&self, origin: MemberId, boot: u64, number: u64) -> bool {
+        let Some(numbers) = self.by_start.get(&(origin, boot)) else { return false };
+        numbers.ranges.range(..=number).next_back().is_some_and(|(_, last)| number <= *last)
+    }
+
     /// The number was refused, so it may come again. Only for a number that certainly did nothing.
     pub fn give_back(&mut self, origin: MemberId, boot: u64, number: u64) {
         let Some(numbers) = self.by_start.get_mut(&(origin, boot)) else { return };
@@ -100,6 +106,7 @@ mod tests {
             let mut taken = Taken::default();
             let mut twin = BTreeSet::new();
             for number in numbers {
+                prop_assert_eq!(taken.contains(MemberId(1), 1, number), twin.contains(&number));
                 prop_assert_eq!(taken.take(MemberId(1), 1, number), twin.insert(number));
             }
         }

@@ -101,6 +101,10 @@ impl LeaseClient {
                 let put = PutRequest { key, value, lease: self.lease, ..PutRequest::default() };
                 self.call(at, Request::Put(put), world);
             }
+            State::Renewing { .. } if world.is_closing() => {
+                self.state = State::Revoking;
+                self.call(at, Request::LeaseRevoke { id: self.lease }, world);
+            }
             State::Renewing { left: 0 } => match self.random.below(4) {
                 0 => {
                     self.state = State::Revoking;
@@ -113,7 +117,7 @@ impl LeaseClient {
                 _ => self.forget(at, world),
             },
             State::Renewing { left } => {
-                self.state = State::Renewing { left: if world.is_closing() { 0 } else { left - 1 } };
+                self.state = State::Renewing { left: left - 1 };
                 self.call(at, Request::LeaseKeepAlive { id: self.lease }, world);
             }
             State::Granting | State::Asking | State::Revoking => {}

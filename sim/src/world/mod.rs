@@ -11,7 +11,7 @@ mod serve;
 mod snapshots;
 mod turn;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use folkmoot_check::history::History;
@@ -173,6 +173,8 @@ pub struct World {
     next_stream: u64,
     next_parcel: u64,
     arrivals: Vec<Nanos>,
+    /// Commands on their way to a leader, of late, for a network that brings them again.
+    forwards: VecDeque<(HostAt, HostAt, Bytes)>,
 }
 
 impl World {
@@ -208,6 +210,7 @@ impl World {
             next_stream: 0,
             next_parcel: 0,
             arrivals: Vec::new(),
+            forwards: VecDeque::new(),
             plan,
         };
         world.found_cluster();

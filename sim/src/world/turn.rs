@@ -8,14 +8,20 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::disks::{LogBusy, LogJob, StorageJob};
 use super::hub::HubInput;
 use super::{Happening, Host, Life, World};
+use crate::faults::FaultKind;
 use crate::ledger::log_changes;
 use crate::network::HostAt;
 use crate::sometimes::Situation;
-use crate::time::{Nanos, SEC, US};
+use crate::time::{MS, Nanos, SEC, US};
 
 /// How long a leader may lead whose disk does not answer: the two seconds after which it notices, an
 /// election timeout to hand over, and what a slow member and a wrong clock add.
 const STUCK_LEADER_TIME: Nanos = 5 * SEC;
+
+/// The first byte of a message with commands for the leader.
+const FORWARD: u8 = 2;
+/// Such messages that a network may bring again.
+const FORWARDS_REMEMBERED: usize = 50;
 
 impl World {
     /// Gives a member's core something to work on.
@@ -183,6 +189,12 @@ impl World {
             let peer = self.hosts[to].id;
             self.give(from, Input::PeerUnreachable { peer });
         }
+        if message.first() == Some(&FORWARD) && self.plan.enabled.contains(&FaultKind::Replay) {
+            self.forwards.push_back((from, to, message.clone()));
+            if self.forwards.len() > FORWARDS_REMEMBERED {
+                self.forwards.pop_front();
+            }
+        }
         let to_life = self.hosts[to].life;
         for (copy, arrival) in arrivals.iter().enumerate() {
             if copy > 0 {
@@ -193,6 +205,17 @@ impl World {
             self.queue.push(*arrival, Happening::Message { from, to, to_life, late, message });
         }
         self.arrivals = arrivals;
+    }
+
+    /// Commands that were sent to this member when it led before arrive again now that it leads anew,
+    /// from a network that keeps what it carries.
+    fn bring_forwards_again(&mut self, to: HostAt) {
+        let to_life = self.hosts[to].life;
+        let again: Vec<_> = self.forwards.iter().filter(|(_, other, _)| *other == to).cloned().collect();
+        for (from, to, message) in again {
+            let arrival = self.now + self.machine.spread(MS, 2 * SEC);
+            self.queue.push(arrival, Happening::Message { from, to, to_life, late: true, message });
+        }
     }
 
     pub(super) fn message_arrives(
@@ -276,6 +299,7 @@ impl World {
                 }
                 let term = status.term;
                 self.note(|| format!("member {id} leads term {term}"));
+                self.bring_forwards_again(at);
             }
             seen.leads = leads;
         } else {
