@@ -88,11 +88,15 @@ tour: build-tools
 
 sim: build-tools
 	$(SIM) --seeds $(WORLDS) --start $(START)
+	$(SIM) --seeds $$(($(WORLDS) / 4)) --start $(START) --profile hostile
+	$(SIM) --seeds $$(($(WORLDS) / 4)) --start $(START) --profile leases
 
 # Another configuration of the compiler, so a target directory of its own; RocksDB is not part of it.
 mutants:
+	RUSTFLAGS='--cfg mutant="any"' $(CARGO) test --release --locked --target-dir $(TARGET)/mutants \
+		-p folkmoot-sim --test kept
 	RUSTFLAGS='--cfg mutant="any"' $(CARGO) run --release --locked --target-dir $(TARGET)/mutants \
-		-p folkmoot-sim -- mutants
+		-p folkmoot-sim -- mutants --jobs $$(nproc)
 
 chaos: build-tools
 	$(CHAOS) run --program folkmoot --binary $(FOLKMOOT) --members $(MEMBERS) --rounds $(ROUNDS)

@@ -38,7 +38,7 @@ mutants! {
     "a_wrong_state_goes_unnoticed": "members differ and nobody notices (etcd #13766)";
     "hashes_outlive_a_snapshot": "state hashes from before a snapshot are compared with those after it";
     "a_disputed_state_is_passed_on": "a leader whose state is in dispute sends it to others as a snapshot";
-    "a_refused_copy_speaks_for_all": "a refused copy of a command is taken for proof that no copy was taken (found by seed 4005)";
+    "a_late_copy_is_refused": "a copy of a command that comes in a later term is refused, though the command is in the log (found by seed 5072)";
     "forwards_are_taken_twice": "a forwarded command that arrives twice is executed twice";
     "reads_trust_the_clock": "linearizable reads by leader lease: a paused leader serves stale ones (raft ReadOnlyOption::LeaseBased)";
     "a_lease_that_ran_out_is_renewed": "a keepalive succeeds on a lease whose end is under way (etcd #20615)";

@@ -163,7 +163,7 @@ impl Node {
     /// it says nothing: a copy of a message may come late, and the number may be in the log. Its
     /// member learns when a later term begins what became of it.
     pub(super) fn knows_what_was_taken_in(&self, term: Term) -> bool {
-        term >= self.owner.term() && term > self.started_in
+        term >= self.owner.term() && term > self.started_in || mutant!("a_late_copy_is_refused")
     }
 
     /// This member does not lead any more, or is about to stop leading: the commands of others go

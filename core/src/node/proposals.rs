@@ -110,7 +110,7 @@ impl Proposals {
         let mut builder = EntryBuilder::new(self.origin, self.boot);
         for (position, request) in self.in_flight.iter_mut().enumerate() {
             let Some(request) = request.as_mut().filter(|request| request.term == term) else { continue };
-            request.copies = !mutant!("a_refused_copy_speaks_for_all");
+            request.copies = true;
             let bytes = builder.size_bytes() + request.waiting.command.body.len();
             if builder.count() > 0
                 && (builder.count() >= limits::ENTRY_COMMANDS_MAX || bytes > limits::ENTRY_BYTES_TARGET)

@@ -35,24 +35,28 @@ impl World {
             })
     }
 
-    /// Whether one more voter may lose its disk: a majority must keep theirs, and whoever has a
-    /// wrong state needs others to tell it so.
+    /// Whether one more voter may lose its disk: a majority must keep theirs and must know who the
+    /// voters are, and whoever has a wrong state needs others to tell it so. Where only the member
+    /// that is lost knew of the last change of voters, the others may wait for ever for one that was
+    /// removed and has gone.
     pub fn may_lose_disk(&self) -> bool {
         if self.hosts.iter().any(|host| host.spoiled && !host.gone) {
             return false;
         }
-        let members = self.members();
-        let voters = members.iter().filter(|member| !member.learner);
-        let (mut count, mut bad) = (0, 0);
-        for voter in voters {
-            count += 1;
-            let sound = self.place_of(voter.id).is_some_and(|at| {
-                let host = &self.hosts[at];
-                !host.gone && !host.damaged && !host.spoiled && !host.wiped
-            });
+        let voters_of = |members: &[Member]| -> Vec<MemberId> {
+            members.iter().filter(|member| !member.learner).map(|member| member.id).collect()
+        };
+        let voters = voters_of(&self.members());
+        let count = voters.len();
+        let (mut bad, mut knowing) = (0, 0);
+        for voter in &voters {
+            let host = self.place_of(*voter).map(|at| &self.hosts[at]);
+            let sound = host.is_some_and(|host| !host.gone && !host.damaged && !host.spoiled && !host.wiped);
             bad += usize::from(!sound);
+            let knows = host.is_some_and(|host| voters_of(&host.status_members()) == voters);
+            knowing += usize::from(sound && knows);
         }
-        count >= 3 && (bad + 1) * 2 < count
+        count >= 3 && (bad + 1) * 2 < count && knowing.saturating_sub(1) * 2 > count
     }
 
     /// A new machine for a member that was added; it starts at once.
