@@ -83,7 +83,7 @@ impl Upkeep {
         needed_after: LogIndex,
         out: &mut Vec<Output>,
     ) {
-        if mutant!("the_log_is_purged_before_the_engine_is_durable") && self.handed_out.0 % 64 == 0 {
+        if mutant!("the_log_is_purged_before_the_engine_is_durable") && self.handed_out.0.is_multiple_of(64) {
             self.purge_to = Some(self.handed_out);
         }
         if let Some(flushed) = self.purge_to.take() {
