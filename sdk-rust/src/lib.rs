@@ -62,3 +62,8 @@ pub use recipes::mutex::{Contender, Guard, Mutex};
 pub use session::{LostReason, Session, SessionBuilder, SessionState};
 pub use transport::tls::Tls;
 pub use watch::{WatchBatch, WatchBuilder, Watcher, WhenFull};
+
+/// The programs in the README are compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

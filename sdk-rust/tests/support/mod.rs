@@ -91,6 +91,18 @@ impl Server {
     }
 
     fn spawn(kind: Kind, folder: &TempDir, port: u16, peer: u16) -> Child {
+        let mut child =
+            Self::launch(kind, folder, port, peer, "default", &format!("default=http://127.0.0.1:{peer}"));
+        let until = Instant::now() + PATIENCE;
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < until, "the server never listened");
+            assert!(child.try_wait().expect("is ours").is_none(), "the server ended");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child
+    }
+
+    fn launch(kind: Kind, folder: &TempDir, port: u16, peer: u16, name: &str, all: &str) -> Child {
         let (url, peer_url) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
         let mut command = match kind {
             Kind::Etcd => Command::new("etcd"),
@@ -103,7 +115,7 @@ impl Server {
         command
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
             .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
-            .args(["--initial-cluster", &format!("default={peer_url}")])
+            .args(["--name", name, "--initial-cluster", all])
             .arg("--data-dir")
             .arg(folder.path().join("data"))
             .stdout(Stdio::null())
@@ -120,12 +132,6 @@ impl Server {
                 line.clear();
             }
         });
-        let until = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < until, "the server never listened");
-            assert!(child.try_wait().expect("is ours").is_none(), "the server ended");
-            std::thread::sleep(Duration::from_millis(10));
-        }
         child
     }
 
@@ -148,6 +154,15 @@ impl Server {
         let _ = self.child.wait();
     }
 
+    /// Starts another store in its place, without its data and as another cluster.
+    pub fn wipe(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.folder.path().join("data")).expect("is there");
+        // The ids come from the addresses of the members among other things.
+        self.peer = free_port();
+        self.child = Self::spawn(self.kind, &self.folder, self.port, self.peer);
+    }
+
     /// Starts it again on the same data.
     pub fn restart(&mut self) {
         self.kill();
@@ -158,6 +173,42 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Three members.
+pub struct Cluster {
+    members: Vec<Server>,
+    all: String,
+}
+
+impl Cluster {
+    pub fn start(kind: Kind) -> Self {
+        let places: Vec<(u16, u16)> = (0..3).map(|_| (free_port(), free_port())).collect();
+        let peers = places.iter().enumerate();
+        let peers: Vec<String> =
+            peers.map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}")).collect();
+        let all = peers.join(",");
+        let members = places.iter().enumerate().map(|(n, (port, peer))| {
+            let folder = tempfile::tempdir().expect("there is room for a folder");
+            let child = Server::launch(kind, &folder, *port, *peer, &format!("m{n}"), &all);
+            Server { kind, child, port: *port, folder, peer: *peer }
+        });
+        Self { members: members.collect(), all }
+    }
+
+    pub fn endpoints(&self) -> Vec<String> {
+        self.members.iter().map(Server::endpoint).collect()
+    }
+
+    pub fn kill(&mut self, index: usize) {
+        self.members[index].kill();
+    }
+
+    pub fn restart(&mut self, index: usize) {
+        let member = &mut self.members[index];
+        let (kind, port, peer) = (member.kind, member.port, member.peer);
+        member.child = Server::launch(kind, &member.folder, port, peer, &format!("m{index}"), &self.all);
     }
 }
 
