@@ -1,0 +1,517 @@
+//! Standing in line: what Mutex and Election have in common.
+//!
+//! Everybody puts a key of their own under a name; the one that came to be first has its turn. Each
+//! waits for exactly one predecessor. The whole contest runs on this crate's own threads, so that a
+//! caller that goes away at any moment leaves nothing behind: what was won and not delivered is
+//! given back, what was put and not won is deleted.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedMutexGuard, oneshot};
+
+use crate::backoff::Backoff;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kv::{Compare, Delete, EventKind, Get, Is, KeyValue, Keys, Order, Put, SortBy, Txn, TxnResponse};
+use crate::session::Session;
+use crate::watch::Watcher;
+
+/// Whose turn it is, as one transaction saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Ours.
+    Mine,
+    /// We wait for this key.
+    After { key: Bytes, lease: i64 },
+    /// Our key is gone.
+    Gone,
+}
+
+/// Reads the turn from whether our key stands and who came to be last before us.
+pub(crate) fn turn(stands: bool, predecessor: Option<&KeyValue>) -> Turn {
+    match (stands, predecessor) {
+        (false, _) => Turn::Gone,
+        (true, None) => Turn::Mine,
+        (true, Some(kv)) => Turn::After { key: kv.key.clone(), lease: kv.lease },
+    }
+}
+
+/// A key of ours in the line.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub session: Session,
+    pub name: String,
+    pub key: Bytes,
+    /// When the key came to be: our place, and later the fencing token.
+    pub created: i64,
+    /// Up to where the store was read.
+    pub seen: i64,
+}
+
+/// All keys of the line.
+pub(crate) fn prefix(name: &str) -> String {
+    format!("{name}/")
+}
+
+/// The key of a session in the line.
+pub(crate) fn key_of(name: &str, lease: i64) -> Bytes {
+    format!("{name}/{lease:x}").into()
+}
+
+/// The first in the line.
+pub(crate) fn first(name: &str) -> Get {
+    Get::prefix(prefix(name)).sort(SortBy::Create, Order::Ascending).limit(1)
+}
+
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.ends_with('/') {
+        return Err(Error::invalid(format!(
+            "a name is not empty and does not end with a slash name={name:?}"
+        )));
+    }
+    Ok(())
+}
+
+/// Whether to go on trying while the session lives.
+fn is_passing(error: &Error) -> bool {
+    error.is_retryable() || error.kind() == ErrorKind::Ambiguous || error.kind() == ErrorKind::Cancelled
+}
+
+/// Does a guarded transaction until it is answered, for as long as the session lives.
+async fn persist(session: &Session, txn: &Txn) -> Result<TxnResponse> {
+    let mut backoff = Backoff::default();
+    loop {
+        session.check()?;
+        match session.client().commit_idempotent(txn.clone()).await {
+            Err(error) if is_passing(&error) => backoff.wait().await,
+            answer => return answer,
+        }
+    }
+}
+
+impl Place {
+    fn stands(&self) -> Compare {
+        Compare::create_revision(self.key.clone(), Is::Equal, self.created)
+    }
+
+    /// Deletes the key, if it is still this one. Answers whether it was.
+    pub async fn leave(&self) -> Result<bool> {
+        let txn = Txn::new().when(self.stands()).and_then(Delete::new(self.key.clone()));
+        Ok(persist(&self.session, &txn).await?.succeeded)
+    }
+
+    /// Who is before us. With none, this is also the proof that it is our turn: both were read at
+    /// one revision.
+    async fn look(&mut self) -> Result<Turn> {
+        let predecessor = Get::prefix(prefix(&self.name))
+            .max_create_revision(self.created - 1)
+            .sort(SortBy::Create, Order::Descending)
+            .limit(1);
+        let txn = Txn::new().when(self.stands()).and_then(predecessor.clone()).or_else(predecessor);
+        let answer = persist(&self.session, &txn).await?;
+        self.seen = answer.header.revision;
+        Ok(turn(answer.succeeded, answer.get(0).and_then(|get| get.first())))
+    }
+
+    fn gone(&self) -> Error {
+        let key = String::from_utf8_lossy(&self.key).into_owned();
+        Error::new(
+            ErrorKind::NotHeld,
+            format!("the key in the line was deleted by somebody else key={key:?}"),
+        )
+    }
+
+    /// Waits until the key is deleted, and for nothing else.
+    pub async fn deleted(&self) -> Result<()> {
+        let mut place = self.clone();
+        loop {
+            let mut watcher = place.watch(&place.key)?;
+            match until_deleted(&mut watcher).await {
+                Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) => {}
+                end => return end,
+            }
+            let answer = place.session.client().get(Get::new(place.key.clone())).await?;
+            if answer.first().is_none_or(|kv| kv.create_revision != place.created) {
+                return Ok(());
+            }
+            // It stands; what was compacted away is of no interest.
+            place.seen = answer.header.revision;
+        }
+    }
+
+    fn watch(&self, key: &Bytes) -> Result<Watcher> {
+        let keys = Keys::from(key.clone());
+        self.session.client().watch(keys).no_puts().open_at(self.seen + 1)
+    }
+
+    /// Waits for our turn.
+    async fn wait(&mut self, lock_delay: Duration) -> Result<()> {
+        let mut own: Option<Watcher> = None;
+        let session = self.session.clone();
+        loop {
+            let (key, lease) = match self.look().await? {
+                Turn::Mine => return session.check(),
+                Turn::Gone => return Err(self.gone()),
+                Turn::After { key, lease } => (key, lease),
+            };
+            let mut predecessor = self.watch(&key)?;
+            let own_key = match &mut own {
+                Some(own_key) => own_key,
+                None => own.insert(self.watch(&self.key)?),
+            };
+            tokio::select! {
+                biased;
+                why = session.lost() => return Err(why),
+                end = until_deleted(own_key) => match end {
+                    Ok(()) => return Err(self.gone()),
+                    Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) => own = None,
+                    Err(error) => return Err(error),
+                },
+                end = until_deleted(&mut predecessor) => match end {
+                    Ok(()) => self.honour(lock_delay, lease).await?,
+                    Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) => {}
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// Gives a predecessor that was lost, rather than left, some time to notice it.
+    async fn honour(&self, lock_delay: Duration, lease: i64) -> Result<()> {
+        if lock_delay.is_zero() || self.session.client().lease_ttl(lease, false).await?.is_some() {
+            return Ok(());
+        }
+        tokio::time::sleep(lock_delay).await;
+        Ok(())
+    }
+}
+
+/// Waits for a deletion.
+async fn until_deleted(watcher: &mut Watcher) -> Result<()> {
+    use futures_util::StreamExt as _;
+    while let Some(batch) = watcher.next().await {
+        if batch?.events.iter().any(|event| event.kind == EventKind::Delete) {
+            return Ok(());
+        }
+    }
+    Err(Error::closed("the watch"))
+}
+
+/// A place whose turn it is. Dropping it leaves the line in the background.
+#[derive(Debug)]
+pub(crate) struct Held {
+    place: Option<Place>,
+    /// Lets the next task of this session in, after the key is gone.
+    gate: Option<OwnedMutexGuard<()>>,
+}
+
+impl Held {
+    pub fn new(place: Place, gate: OwnedMutexGuard<()>) -> Self {
+        Self { place: Some(place), gate: Some(gate) }
+    }
+
+    pub fn place(&self) -> &Place {
+        self.place.as_ref().expect("is there until it is released")
+    }
+
+    /// Leaves the line. Answers whether we still stood in it.
+    pub async fn release(mut self) -> Result<bool> {
+        let place = self.place.take().expect("is there until it is released");
+        let gate = self.gate.take();
+        if place.session.core().is_foreign() {
+            return Err(Error::forked());
+        }
+        let handle = place.session.core().handle.clone();
+        // On our own threads: a caller that goes away does not stop it half-way.
+        let leaving = handle.spawn(async move {
+            let left = place.leave().await;
+            drop(gate);
+            left
+        });
+        leaving.await.map_err(|error| Error::internal(format!("a release ended: {error}")))?
+    }
+
+    /// Keeps the key in the store until the session ends, whatever happens to this value.
+    pub fn forget(mut self) {
+        self.place = None;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let (place, gate) = (self.place.take(), self.gate.take());
+        let Some(place) = place else { return };
+        if place.session.core().is_foreign() {
+            // Belongs to the parent; so does the gate.
+            std::mem::forget((place, gate));
+            return;
+        }
+        let handle = place.session.core().handle.clone();
+        handle.spawn(async move {
+            let outcome = place.leave().await;
+            tracing::debug!(?outcome, name = place.name, "a dropped guard was released");
+            drop(gate);
+        });
+    }
+}
+
+/// How to contend.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Terms {
+    pub value: Bytes,
+    pub lock_delay: Duration,
+}
+
+/// Gets in line and waits for the turn.
+///
+/// # Cancel safety
+/// If the future is dropped, the key is deleted in the background.
+pub(crate) async fn contend(session: &Session, name: &str, terms: Terms) -> Result<Held> {
+    check_name(name)?;
+    session.check()?;
+    let gate = session.gate(name);
+    let gate = tokio::select! {
+        biased;
+        why = session.lost() => return Err(why),
+        gate = gate.lock_owned() => gate,
+    };
+    let (deliver, delivered) = oneshot::channel();
+    let contest = contest(session.clone(), name.to_owned(), terms, gate, deliver);
+    session.core().handle.spawn(contest);
+    delivered.await.unwrap_or_else(|_| Err(Error::internal("a contest ended without a result")))
+}
+
+async fn contest(
+    session: Session,
+    name: String,
+    terms: Terms,
+    gate: OwnedMutexGuard<()>,
+    mut deliver: oneshot::Sender<Result<Held>>,
+) {
+    let outcome = match enter(&session, &name, &terms.value, &mut deliver).await {
+        Ok(None) => {
+            // Nobody waits any more, and whether the key stands is not known.
+            withdraw(&session, &name).await;
+            return;
+        }
+        Ok(Some(mut place)) => {
+            let waited = tokio::select! {
+                biased;
+                () = deliver.closed() => None,
+                waited = place.wait(terms.lock_delay) => Some(waited),
+            };
+            let held = Held::new(place, gate);
+            match waited {
+                Some(Ok(())) => Ok(held),
+                Some(Err(error)) => {
+                    // With an error the caller may expect that nothing is left.
+                    let released = held.release().await;
+                    tracing::debug!(?released, "a place in a line was given up");
+                    Err(error)
+                }
+                None => return,
+            }
+        }
+        Err(error) => {
+            if session.check().is_ok() && error.maybe_applied() {
+                withdraw(&session, &name).await;
+            }
+            Err(error)
+        }
+    };
+    // What cannot be delivered is given back where it is dropped.
+    let _ = deliver.send(outcome);
+}
+
+/// Puts our key. `None` if the caller went away before that was sure.
+async fn enter(
+    session: &Session,
+    name: &str,
+    value: &Bytes,
+    deliver: &mut oneshot::Sender<Result<Held>>,
+) -> Result<Option<Place>> {
+    let key = key_of(name, session.lease());
+    let txn = Txn::new()
+        .when(Compare::absent(key.clone()))
+        .and_then(Put::new(&key, value).lease(session.lease()))
+        .and_then(Get::new(key.clone()))
+        .or_else(Get::new(key.clone()));
+    let mut backoff = Backoff::default();
+    loop {
+        session.check()?;
+        // Not dropped half-way: what is on its way could be applied after our own cleaning up.
+        let answer = match session.client().commit_idempotent(txn.clone()).await {
+            Ok(answer) => answer,
+            Err(error) if is_passing(&error) => {
+                tokio::select! {
+                    () = deliver.closed() => return Ok(None),
+                    () = backoff.wait() => continue,
+                }
+            }
+            Err(error) => return Err(error),
+        };
+        let read = answer.get(if answer.succeeded { 1 } else { 0 }).and_then(|get| get.first());
+        let Some(kv) = read else { continue };
+        if kv.lease != session.lease() {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("somebody else wrote our key in the line key={:?}", kv.key_text()),
+            ));
+        }
+        return Ok(Some(Place {
+            session: session.clone(),
+            name: name.to_owned(),
+            key,
+            created: kv.create_revision,
+            seen: answer.header.revision,
+        }));
+    }
+}
+
+/// Deletes our key in the line, whichever it is.
+pub(crate) async fn withdraw(session: &Session, name: &str) {
+    let key = key_of(name, session.lease());
+    let txn =
+        Txn::new().when(Compare::lease(key.clone(), Is::Equal, session.lease())).and_then(Delete::new(key));
+    let outcome = persist(session, &txn).await;
+    tracing::debug!(?outcome, name, "a place in a line was withdrawn");
+}
+
+/// A number that grows with every holder, to be shown to whatever must not be touched by an old one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FencingToken {
+    /// The cluster; after a restore from a backup numbers may begin again, under another one.
+    pub cluster_id: u64,
+    /// The number. A resource keeps the largest it saw and refuses smaller ones.
+    pub revision: i64,
+    /// The key that proves it.
+    pub key: Bytes,
+}
+
+impl Place {
+    pub fn token(&self) -> FencingToken {
+        FencingToken {
+            cluster_id: self.session.client().cluster_id(),
+            revision: self.created,
+            key: self.key.clone(),
+        }
+    }
+
+    /// A condition that holds only while this is ours.
+    pub fn fence(&self) -> Compare {
+        self.stands()
+    }
+
+    /// Waits until it is ours no more, and tells why.
+    pub async fn lost(&self) -> Error {
+        tokio::select! {
+            biased;
+            why = self.session.lost() => why,
+            end = self.deleted() => match end {
+                Ok(()) => self.gone(),
+                Err(error) => error,
+            },
+        }
+    }
+
+    /// Refuses without asking the store if the session is over.
+    pub fn check(&self) -> Result<()> {
+        self.session.check()
+    }
+}
+
+/// A transaction that is refused when the lock or leadership is lost.
+#[derive(Debug)]
+#[must_use = "a transaction does nothing until it is committed"]
+pub struct FencedTxn {
+    place: Place,
+    txn: Txn,
+    kind: ErrorKind,
+}
+
+impl FencedTxn {
+    pub(crate) fn new(place: &Place, kind: ErrorKind) -> Self {
+        Self { place: place.clone(), txn: Txn::new(), kind }
+    }
+
+    /// One more condition that must hold.
+    pub fn when(mut self, compare: Compare) -> Self {
+        self.txn = self.txn.when(compare);
+        self
+    }
+
+    /// One more operation for when all conditions hold.
+    pub fn and_then(mut self, op: impl Into<crate::kv::Op>) -> Self {
+        self.txn = self.txn.and_then(op);
+        self
+    }
+
+    /// One more operation for when a condition of the caller's does not hold.
+    pub fn or_else(mut self, op: impl Into<crate::kv::Op>) -> Self {
+        self.txn = self.txn.or_else(op);
+        self
+    }
+
+    /// Puts.
+    pub fn put(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+        self.and_then(Put::new(key, value))
+    }
+
+    /// Deletes.
+    pub fn delete(self, keys: impl Into<Keys>) -> Self {
+        self.and_then(Delete::new(keys))
+    }
+
+    /// Does it, if the lock or leadership is still ours: refused here if the session is over, and
+    /// by the store if the key is gone.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped it may be applied or not.
+    pub async fn commit(self) -> Result<TxnResponse> {
+        self.place.check()?;
+        let client = self.place.session.client();
+        let fence = Txn::new().when(self.place.fence());
+        // With conditions of the caller's own, it must show which of the two was refused.
+        let nested = !self.txn.compare.is_empty() || !self.txn.failure.is_empty();
+        let txn = if nested { fence.and_then(self.txn) } else { Txn { success: self.txn.success, ..fence } };
+        let answer = client.commit(txn).await?;
+        if !answer.succeeded {
+            let text = format!("refused by the fencing token={}", self.place.created);
+            return Err(Error::new(self.kind, text));
+        }
+        if !nested {
+            return Ok(answer);
+        }
+        match answer.responses.into_iter().next() {
+            Some(crate::kv::OpResponse::Txn(inner)) => Ok(TxnResponse { header: answer.header, ..inner }),
+            _ => Err(Error::internal("a transaction within was not answered")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m_5_a_turn_needs_our_key_and_nobody_before_it() {
+        let other = KeyValue { key: "n/a".into(), lease: 3, ..KeyValue::default() };
+        assert_eq!(turn(true, None), Turn::Mine);
+        assert_eq!(turn(true, Some(&other)), Turn::After { key: "n/a".into(), lease: 3 });
+        assert_eq!(turn(false, None), Turn::Gone, "being first with a key that is gone is nothing");
+        assert_eq!(turn(false, Some(&other)), Turn::Gone);
+    }
+
+    #[test]
+    fn keys_are_those_of_other_clients() {
+        assert_eq!(key_of("my/lock", 0x2040_a202_0154_e105), "my/lock/2040a2020154e105");
+        assert_eq!(key_of("my/lock", 0xab), "my/lock/ab");
+    }
+
+    #[test]
+    fn a_name_that_would_make_an_odd_key_is_refused() {
+        assert!(check_name("a").is_ok());
+        assert_eq!(check_name("").unwrap_err().kind(), ErrorKind::InvalidArgument);
+        assert_eq!(check_name("a/").unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+}

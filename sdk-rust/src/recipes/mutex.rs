@@ -1,0 +1,207 @@
+//! A lock across processes.
+//!
+//! # What it guarantees
+//! - One holder at a time, in the order in which they asked (by the revision of their keys); this
+//!   includes tasks of one process that share a session.
+//! - A holder's [`token`](Guard::token) is larger than every earlier holder's.
+//! - A transaction of [`Guard::txn`] is applied only while the lock is held: the store itself
+//!   compares the token.
+//! - Nobody else gets the lock before this session knows that it is lost. If the process dies or
+//!   is cut off, the lock is free after the session's time.
+//! - A call to `lock` that is dropped, at any moment, leaves no key behind.
+//!
+//! # What it does not
+//! A process that is stopped (or swapped out, or suspended) right after a check goes on later
+//! without knowing that it holds nothing any more. Work that must not be done twice goes through
+//! [`Guard::txn`] or shows the token to whoever does the work; the lock alone cannot prevent it.
+//!
+//! Each waiter has the key `<name>/<lease in hex>`, with an empty value, as Go's `concurrency.Mutex`
+//! and `etcdctl lock` have: they queue up together.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::contest::{self, FencedTxn, FencingToken, Held, Terms};
+use crate::error::{Error, ErrorKind, Result};
+use crate::kv::{Compare, Get, Is, Keys, Order, Put, SortBy, Txn};
+use crate::session::Session;
+
+/// A lock by name. Makes nothing by itself.
+#[derive(Clone, Debug)]
+pub struct Mutex {
+    session: Session,
+    name: String,
+    terms: Terms,
+}
+
+/// Somebody who holds a lock or waits for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contender {
+    /// The key in the line.
+    pub key: Bytes,
+    /// What it says about itself.
+    pub owner: Bytes,
+    /// The lease of its session.
+    pub lease: i64,
+    /// Its place; the first one's is its token.
+    pub revision: i64,
+}
+
+impl Session {
+    /// The lock of this name.
+    pub fn mutex(&self, name: impl Into<String>) -> Mutex {
+        Mutex { session: self.clone(), name: name.into(), terms: Terms::default() }
+    }
+}
+
+impl Mutex {
+    /// What this contender says about itself to whoever looks at the line.
+    pub fn owner(mut self, owner: impl AsRef<[u8]>) -> Self {
+        self.terms.value = Bytes::copy_from_slice(owner.as_ref());
+        self
+    }
+
+    /// Waits so long after a holder that was lost, rather than unlocked, before taking its place: a
+    /// grace for work that is not fenced.
+    pub fn lock_delay(mut self, delay: Duration) -> Self {
+        self.terms.lock_delay = delay;
+        self
+    }
+
+    /// Waits for the lock, for as long as it takes or the session lasts.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the line, in the background; a lock that was won
+    /// at that very moment is released.
+    pub async fn lock(&self) -> Result<Guard> {
+        contest::contend(&self.session, &self.name, self.terms.clone()).await.map(Guard)
+    }
+
+    /// Takes the lock if nobody has it or waits for it, else refuses with
+    /// [`WouldBlock`](ErrorKind::WouldBlock). One round trip; others in the line are not disturbed.
+    ///
+    /// # Cancel safety
+    /// As [`Mutex::lock`].
+    pub async fn try_lock(&self) -> Result<Guard> {
+        contest::check_name(&self.name)?;
+        self.session.check()?;
+        let busy = || Error::new(ErrorKind::WouldBlock, format!("the lock is taken name={:?}", self.name));
+        let gate = self.session.gate(&self.name).try_lock_owned().map_err(|_| busy())?;
+        let key = contest::key_of(&self.name, self.session.lease());
+        let line = Keys::prefix(contest::prefix(&self.name));
+        let txn = Txn::new()
+            .when(Compare::create_revision(line, Is::Equal, 0))
+            .and_then(Put::new(&key, &self.terms.value).lease(self.session.lease()))
+            .or_else(Get::new(key.clone()));
+        let (session, name) = (self.session.clone(), self.name.clone());
+        // On our own threads, so that a caller that goes away does not leave the key behind.
+        let taking = async move {
+            let answer = match session.client().commit_idempotent(txn).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    if error.maybe_applied() {
+                        contest::withdraw(&session, &name).await;
+                    }
+                    drop(gate);
+                    return Err(error);
+                }
+            };
+            // A key of ours that is there already is an earlier attempt of this very call.
+            let own = answer.get(0).and_then(|get| get.first()).filter(|kv| kv.lease == session.lease());
+            let own = own.map(|kv| kv.create_revision);
+            let created = if answer.succeeded { Some(answer.header.revision) } else { own };
+            let Some(created) = created else { return Ok(None) };
+            let place = contest::Place { seen: answer.header.revision, session, name, key, created };
+            let held = Held::new(place, gate);
+            held.place().check()?;
+            Ok(Some(held))
+        };
+        let taken = self.session.core().handle.spawn(taking).await;
+        let taken = taken.map_err(|error| Error::internal(format!("an attempt ended: {error}")))?;
+        taken?.map(Guard).ok_or_else(busy)
+    }
+
+    /// Holds the lock while the work runs; the work is dropped when the lock is lost.
+    ///
+    /// # Cancel safety
+    /// As [`Mutex::lock`]; the work is dropped with the future.
+    pub async fn run<T, F: Future<Output = T>>(&self, work: impl FnOnce(FencingToken) -> F) -> Result<T> {
+        let guard = self.lock().await?;
+        let done = tokio::select! {
+            biased;
+            why = guard.lost() => return Err(why),
+            done = work(guard.token()) => done,
+        };
+        guard.unlock().await?;
+        Ok(done)
+    }
+
+    /// The holder and those who wait, in their order.
+    ///
+    /// # Cancel safety
+    /// Nothing happens if the future is dropped.
+    pub async fn contenders(&self) -> Result<Vec<Contender>> {
+        contest::check_name(&self.name)?;
+        let line = Get::prefix(contest::prefix(&self.name)).sort(SortBy::Create, Order::Ascending);
+        let answer = self.session.client().get(line).await?;
+        let contender = |kv: crate::kv::KeyValue| Contender {
+            key: kv.key,
+            owner: kv.value,
+            lease: kv.lease,
+            revision: kv.create_revision,
+        };
+        Ok(answer.kvs.into_iter().map(contender).collect())
+    }
+}
+
+/// A lock that is held. Dropping it unlocks in the background.
+#[derive(Debug)]
+#[must_use = "a guard that is dropped unlocks"]
+pub struct Guard(Held);
+
+impl Guard {
+    /// What proves to others that this holder is the latest.
+    pub fn token(&self) -> FencingToken {
+        self.0.place().token()
+    }
+
+    /// The key in the store.
+    pub fn key(&self) -> &Bytes {
+        &self.0.place().key
+    }
+
+    /// Refuses if the session is over, without asking the store.
+    pub fn check(&self) -> Result<()> {
+        self.0.place().check()
+    }
+
+    /// A transaction that is applied only while the lock is held.
+    pub fn txn(&self) -> FencedTxn {
+        FencedTxn::new(self.0.place(), ErrorKind::NotHeld)
+    }
+
+    /// Waits until the lock is lost, because the session ended or somebody deleted the key, and
+    /// tells why.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn lost(&self) -> Error {
+        self.0.place().lost().await
+    }
+
+    /// Unlocks and waits for the store. Answers whether the lock was still held; a newer holder is
+    /// never disturbed.
+    ///
+    /// # Cancel safety
+    /// The lock is released in the background if the future is dropped.
+    pub async fn unlock(self) -> Result<bool> {
+        self.0.release().await
+    }
+
+    /// Keeps the lock until the session ends.
+    pub fn forget(self) {
+        self.0.forget();
+    }
+}

@@ -1,0 +1,102 @@
+//! The threads this crate runs on.
+//!
+//! Keepalives, watches and releases must go on while the caller's own threads or event loop are
+//! busy, so they have threads of their own: one runtime of two threads for each process, made when
+//! first needed. A forked child inherits the memory but not the threads; it is recognised by its
+//! process id and gets a runtime of its own. There is no lock on that way, because it could have
+//! been held at the moment of the fork.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::error::{Error, Result};
+
+const THREADS: usize = 2;
+
+struct PerProcess {
+    pid: u32,
+    runtime: Runtime,
+}
+
+static CURRENT: AtomicPtr<PerProcess> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The id of this process.
+pub(crate) fn pid() -> u32 {
+    std::process::id()
+}
+
+/// The private runtime of this process.
+pub(crate) fn private() -> Result<Handle> {
+    let pid = pid();
+    let seen = CURRENT.load(Ordering::Acquire);
+    // SAFETY: what was once stored is never freed.
+    if let Some(current) = unsafe { seen.as_ref() }
+        && current.pid == pid
+    {
+        return Ok(current.runtime.handle().clone());
+    }
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("folkmoot-client")
+        .enable_all()
+        .build()
+        .map_err(|error| Error::internal(format!("cannot start threads: {error}")).caused_by(error))?;
+    let made = Box::into_raw(Box::new(PerProcess { pid, runtime }));
+    match CURRENT.compare_exchange(seen, made, Ordering::AcqRel, Ordering::Acquire) {
+        // The one of the parent process, if any, is left alone: its threads are not here to be ended.
+        // SAFETY: it was just made and is never freed.
+        Ok(_) => Ok(unsafe { &*made }.runtime.handle().clone()),
+        Err(_) => {
+            // SAFETY: nobody else has seen it.
+            let lost = unsafe { Box::from_raw(made) };
+            lost.runtime.shutdown_background();
+            private()
+        }
+    }
+}
+
+/// A future whose timers and sockets belong to the given runtime, whoever polls it.
+#[derive(Debug)]
+pub(crate) struct Within<F> {
+    handle: Handle,
+    future: Pin<Box<F>>,
+}
+
+/// Lets `future` use the runtime's timers and sockets when it is polled outside of it.
+pub(crate) fn within<F: Future>(handle: &Handle, future: F) -> Within<F> {
+    Within { handle: handle.clone(), future: Box::pin(future) }
+}
+
+impl<F: Future> Future for Within<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let handle = self.handle.clone();
+        let _entered = handle.enter();
+        self.future.as_mut().poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn timers_work_without_a_runtime_of_the_caller() {
+        let handle = private().expect("threads can be started");
+        let slept = within(&handle, async { tokio::time::sleep(Duration::from_millis(1)).await });
+        crate::test_support::block_on(slept);
+    }
+
+    #[test]
+    fn s_12_one_runtime_serves_the_process() {
+        let first = private().expect("threads can be started");
+        let second = private().expect("threads can be started");
+        assert_eq!(first.id(), second.id());
+    }
+}

@@ -1,0 +1,431 @@
+//! The shared heart of a client: connections, health, token, what was seen of the store.
+
+use std::future::Future;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use folkmoot_proto::etcdserverpb as pb;
+use folkmoot_proto::etcdserverpb::auth_client::AuthClient;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::endpoint::{Link, link};
+use super::options::Options;
+use super::pool::Pool;
+use super::seen::{Consistency, Mark, Seen, Verdict};
+use super::status::{self, Fault};
+use super::token::TokenStore;
+use crate::backoff::Backoff;
+use crate::clock::BootInstant;
+use crate::error::{Error, ErrorKind, Result};
+use crate::lease::keeper::Keeper;
+use crate::runtime;
+use crate::watch::hub::Hub;
+
+/// The shortest time that a member is given to answer before another is asked.
+const ATTEMPT_MIN: Duration = Duration::from_secs(1);
+
+/// Whether a call may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Safety {
+    /// It changes nothing.
+    Read,
+    /// Applied twice is as good as once, or shows.
+    Idempotent,
+    /// Only if it was surely not applied.
+    Once,
+}
+
+/// How a call is to be made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call {
+    pub safety: Safety,
+    pub consistency: Consistency,
+    /// Instead of the client's.
+    pub timeout: Option<Duration>,
+    /// Ask this endpoint and no other.
+    pub only: Option<usize>,
+}
+
+impl Call {
+    pub fn new(safety: Safety, consistency: Consistency) -> Self {
+        Self { safety, consistency, timeout: None, only: None }
+    }
+
+    pub fn read() -> Self {
+        Self::new(Safety::Read, Consistency::Unordered)
+    }
+
+    pub fn idempotent() -> Self {
+        Self::new(Safety::Idempotent, Consistency::Unordered)
+    }
+
+    pub fn once() -> Self {
+        Self::new(Safety::Once, Consistency::Unordered)
+    }
+
+    pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+/// An answer that says where it comes from.
+pub(crate) trait Headed {
+    fn header(&self) -> Option<&pb::ResponseHeader>;
+}
+
+macro_rules! headed {
+    ($($message:ident)*) => {
+        $(impl Headed for pb::$message {
+            fn header(&self) -> Option<&pb::ResponseHeader> {
+                self.header.as_ref()
+            }
+        })*
+    };
+}
+
+headed! {
+    RangeResponse PutResponse DeleteRangeResponse TxnResponse CompactionResponse
+    LeaseGrantResponse LeaseRevokeResponse LeaseTimeToLiveResponse LeaseLeasesResponse
+    MemberAddResponse MemberRemoveResponse MemberUpdateResponse MemberListResponse MemberPromoteResponse
+    AlarmResponse StatusResponse DefragmentResponse HashResponse HashKvResponse MoveLeaderResponse
+    DowngradeResponse
+    AuthEnableResponse AuthDisableResponse AuthStatusResponse AuthenticateResponse
+    AuthUserAddResponse AuthUserGetResponse AuthUserListResponse AuthUserDeleteResponse
+    AuthUserChangePasswordResponse AuthUserGrantRoleResponse AuthUserRevokeRoleResponse
+    AuthRoleAddResponse AuthRoleGetResponse AuthRoleListResponse AuthRoleDeleteResponse
+    AuthRoleGrantPermissionResponse AuthRoleRevokePermissionResponse
+}
+
+/// A streamed answer proves nothing by itself.
+impl<T> Headed for tonic::Streaming<T> {
+    fn header(&self) -> Option<&pb::ResponseHeader> {
+        None
+    }
+}
+
+/// The heart of a client in one process.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pid: u32,
+    pub handle: Handle,
+    pub options: Options,
+    links: Vec<Link>,
+    pool: Mutex<Pool>,
+    token: TokenStore,
+    pub seen: Seen,
+    pub hub: Hub,
+    keeper: OnceLock<Keeper>,
+    closed: AtomicBool,
+    /// Tells long-lived tasks of the end.
+    closing: watch::Sender<bool>,
+}
+
+impl Core {
+    pub fn start(options: Options) -> Result<Self> {
+        let handle = match &options.runtime {
+            Some(handle) => handle.clone(),
+            None => runtime::private()?,
+        };
+        let links = {
+            let _entered = handle.enter();
+            options.endpoints.iter().map(|url| link(url, &options)).collect::<Result<Vec<_>>>()?
+        };
+        let pool = Mutex::new(Pool::new(links.len(), rand::random_range(0..links.len())));
+        Ok(Self {
+            pid: runtime::pid(),
+            handle,
+            options,
+            links,
+            pool,
+            token: TokenStore::default(),
+            seen: Seen::default(),
+            hub: Hub::default(),
+            keeper: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            closing: watch::Sender::new(false),
+        })
+    }
+
+    /// Whether this is another process than the one it was made in.
+    pub fn is_foreign(&self) -> bool {
+        self.pid != runtime::pid()
+    }
+
+    /// Refuses in a forked child and after the end.
+    pub fn check(&self) -> Result<()> {
+        if self.is_foreign() {
+            return Err(Error::forked());
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::closed("the client"));
+        }
+        Ok(())
+    }
+
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.closing.send_replace(true);
+    }
+
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    pub fn keeper(&self) -> &Keeper {
+        self.keeper.get_or_init(Keeper::default)
+    }
+
+    /// A member to open a stream at.
+    pub fn pick(&self, avoid: Option<usize>) -> (usize, &Link) {
+        let index = self.pool.lock().pick(BootInstant::now(), avoid);
+        (index, &self.links[index])
+    }
+
+    pub fn link(&self, index: usize) -> &Link {
+        &self.links[index]
+    }
+
+    pub fn succeeded(&self, index: usize) {
+        self.pool.lock().succeeded(index);
+    }
+
+    pub fn failed(&self, index: usize) {
+        self.pool.lock().failed(index, BootInstant::now());
+    }
+
+    /// The request of a stream: with the token, and only for members that know a leader.
+    pub fn stream_request<T>(&self, body: T) -> Request<T> {
+        let mut request = Request::new(body);
+        request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+        if let Some(token) = self.token.current() {
+            request.metadata_mut().insert("token", (*token).clone());
+        }
+        request
+    }
+
+    /// Calls `rpc` at one member after the other as `call` allows.
+    ///
+    /// # Cancel safety
+    /// Dropping the future tells the member that nobody waits; a write may still be applied.
+    pub async fn unary<Q, R, F>(
+        &self,
+        call: Call,
+        message: Q,
+        rpc: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Result<R>
+    where
+        Q: Clone,
+        R: Headed,
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        self.check()?;
+        runtime::within(&self.handle, self.attempts(call, message, rpc)).await
+    }
+
+    async fn attempts<Q, R, F>(
+        &self,
+        call: Call,
+        message: Q,
+        rpc: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Result<R>
+    where
+        Q: Clone,
+        R: Headed,
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let until = Instant::now() + call.timeout.unwrap_or(self.options.request_timeout);
+        let mut backoff = Backoff::default();
+        let mut avoid = None;
+        let mut stale = 0;
+        let mut token_tries = 0;
+        let mut last: Option<Error> = None;
+        loop {
+            let now = Instant::now();
+            if now >= until {
+                return Err(out_of_time(call.safety, last));
+            }
+            let index = match call.only {
+                Some(index) => index,
+                None => self.pick(avoid).0,
+            };
+            let link = &self.links[index];
+            let mut request = Request::new(message.clone());
+            let token = self.token.current();
+            if let Some(token) = &token {
+                request.metadata_mut().insert("token", (**token).clone());
+            }
+            let mark = self.seen.mark();
+            let left = until - now;
+            // A member that accepts and says nothing must not use up all the time there is.
+            let patience = match call.safety {
+                Safety::Once => left,
+                _ if self.links.len() == 1 || call.only.is_some() => left,
+                _ => left.min((left / 2).max(ATTEMPT_MIN)),
+            };
+            let answer = tokio::time::timeout(patience, rpc(link.channel.clone(), request)).await;
+            let (fault, error) = match answer {
+                Ok(Ok(response)) => {
+                    self.succeeded(index);
+                    let response = response.into_inner();
+                    match self.judge(response.header(), mark, call.consistency) {
+                        Verdict::Fine => return Ok(response),
+                        Verdict::Stale => {
+                            stale += 1;
+                            if stale > 2 * self.links.len() {
+                                let text = "every member that answered is behind what was seen before";
+                                return Err(Error::new(ErrorKind::StaleRead, text).at(&link.name));
+                            }
+                            avoid = Some(index);
+                            backoff.wait().await;
+                            continue;
+                        }
+                        Verdict::Reset => {
+                            let text = "the store was replaced or restored";
+                            return Err(Error::new(ErrorKind::ClusterReset, text)
+                                .at(&link.name)
+                                .with_maybe_applied(call.safety != Safety::Read));
+                        }
+                    }
+                }
+                Ok(Err(status)) => {
+                    let fault = status::fault(&status);
+                    match fault {
+                        Fault::NotSent | Fault::Broken => self.failed(index),
+                        _ => self.succeeded(index),
+                    }
+                    (fault, status::error(status, &link.name))
+                }
+                Err(_) => {
+                    self.failed(index);
+                    let text = "the member did not answer in time";
+                    (Fault::Unsure, Error::new(ErrorKind::DeadlineExceeded, text).at(&link.name))
+                }
+            };
+            tracing::debug!(?fault, %error, "a call failed");
+            match (fault, call.safety) {
+                (Fault::Refused, _) => return Err(error),
+                (Fault::Token, _) => {
+                    token_tries += 1;
+                    if self.options.credentials.is_none() || token_tries > 2 {
+                        return Err(error.with_kind(ErrorKind::AuthFailed));
+                    }
+                    tokio::time::timeout_at(until, self.renew_token(&token))
+                        .await
+                        .map_err(|_| out_of_time(Safety::Read, Some(error)))??;
+                    continue;
+                }
+                (Fault::NotSent | Fault::Busy, _) => {}
+                (Fault::Broken | Fault::Unsure, Safety::Read | Safety::Idempotent) => {}
+                (Fault::Broken | Fault::Unsure, Safety::Once) => return Err(ambiguous(error)),
+            }
+            last = Some(error);
+            avoid = Some(index);
+            let wait = backoff.next();
+            // The deadline counts also while waiting.
+            tokio::time::sleep_until((Instant::now() + wait).min(until)).await;
+        }
+    }
+
+    /// Compares an answer with what was seen before it was asked for.
+    pub fn judge(
+        &self,
+        header: Option<&pb::ResponseHeader>,
+        mark: Mark,
+        consistency: Consistency,
+    ) -> Verdict {
+        header.map_or(Verdict::Fine, |header| self.seen.judge(header, mark, consistency))
+    }
+
+    /// Gets a token if there are credentials and none yet.
+    pub async fn log_in(&self) -> Result<()> {
+        if self.options.credentials.is_none() || self.token.current().is_some() {
+            return Ok(());
+        }
+        runtime::within(&self.handle, self.renew_token(&None)).await
+    }
+
+    /// Gets a new token, for streams that were refused theirs.
+    pub async fn renew_current_token(&self) -> Result<()> {
+        let current = self.token.current();
+        self.renew_token(&current).await
+    }
+
+    /// Replaces the token that was refused, unless somebody else just did.
+    async fn renew_token(&self, refused: &super::token::Used) -> Result<()> {
+        let Some((name, password)) = &self.options.credentials else {
+            return Err(Error::new(ErrorKind::AuthFailed, "the store wants a name and a password"));
+        };
+        let _only_one = self.token.renewing.lock().await;
+        if !self.token.is_still(refused) {
+            return Ok(());
+        }
+        let message = pb::AuthenticateRequest { name: name.clone(), password: password.clone() };
+        let until = Instant::now() + self.options.request_timeout;
+        let mut backoff = Backoff::default();
+        let mut avoid = None;
+        loop {
+            let (index, link) = self.pick(avoid);
+            let mut client = AuthClient::new(link.channel.clone());
+            let patience = (until - Instant::now()).min(self.options.request_timeout / 2);
+            let error = match tokio::time::timeout(patience, client.authenticate(message.clone())).await {
+                Ok(Ok(response)) => {
+                    self.succeeded(index);
+                    let token = response.into_inner().token.parse();
+                    let token =
+                        token.map_err(|_| Error::internal("the store gave a token that cannot be sent"))?;
+                    self.token.set(Some(token));
+                    return Ok(());
+                }
+                Ok(Err(status)) if status.message() == "etcdserver: authentication is not enabled" => {
+                    self.token.set(None);
+                    return Ok(());
+                }
+                Ok(Err(status)) => {
+                    let fault = status::fault(&status);
+                    let error = status::error(status, &link.name);
+                    if fault == Fault::Refused {
+                        return Err(error.with_kind(ErrorKind::AuthFailed));
+                    }
+                    error
+                }
+                Err(_) => Error::new(ErrorKind::DeadlineExceeded, "the member did not answer in time"),
+            };
+            self.failed(index);
+            avoid = Some(index);
+            let wait = backoff.next();
+            if Instant::now() + wait >= until {
+                return Err(error.with_maybe_applied(false));
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+/// A write whose end is not known.
+fn ambiguous(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::DeadlineExceeded => error,
+        _ => error.with_kind(ErrorKind::Ambiguous),
+    }
+}
+
+fn out_of_time(safety: Safety, last: Option<Error>) -> Error {
+    // What came back last is the better explanation; no attempt of a write that may not be repeated
+    // was still open when another one was made.
+    let maybe = safety == Safety::Idempotent;
+    match last {
+        Some(error) if error.kind() == ErrorKind::Unavailable => error.with_maybe_applied(maybe),
+        Some(error) => error.with_kind(ErrorKind::DeadlineExceeded).with_maybe_applied(maybe),
+        None => {
+            Error::new(ErrorKind::DeadlineExceeded, "no time was left for the call").with_maybe_applied(false)
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Three members, of which one at a time goes away.
+
+#![allow(clippy::print_stderr)]
+
+mod support;
+
+use std::time::Duration;
+
+use folkmoot_client::{Client, Keys};
+use futures_util::StreamExt as _;
+use support::{Cluster, eventually, soon};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s_7_w_3_the_loss_of_the_leader_costs_neither_a_lock_nor_an_event() {
+    for kind in support::kinds() {
+        eprintln!("against {kind:?}");
+        let mut cluster = Cluster::start(kind);
+        let client = Client::builder()
+            .endpoints(cluster.endpoints())
+            .request_timeout(Duration::from_secs(20))
+            .connect()
+            .await
+            .unwrap();
+        eventually("a leader", async || client.get("ready").await.ok()).await;
+        let session = client.session().ttl(Duration::from_secs(15)).open().await.unwrap();
+        let guard = session.mutex("m").lock().await.unwrap();
+        let waiting = client.session().ttl(Duration::from_secs(15)).open().await.unwrap();
+        let own = waiting.clone();
+        let waiter = tokio::spawn(async move { own.mutex("m").lock().await });
+        let mut watcher = client.watch(Keys::prefix("k/")).open().await.unwrap();
+        let writer = client.clone();
+        let writing = tokio::spawn(async move {
+            let mut revisions = Vec::new();
+            for n in 0..300 {
+                // A write whose end is not known may have been applied; the watch will tell.
+                if let Ok(put) = writer.put("k/a", n.to_string()).await {
+                    revisions.push(put.header.revision);
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            revisions
+        });
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let leader = eventually("the leader", async || {
+            for (index, endpoint) in cluster.endpoints().iter().enumerate() {
+                let status = client.status(endpoint).await.ok()?;
+                if status.leader == status.header.member_id {
+                    return Some(index);
+                }
+            }
+            None
+        })
+        .await;
+        cluster.kill(leader);
+        let acknowledged = soon("the writes", writing).await.unwrap();
+        let last = *acknowledged.last().expect("some were acknowledged");
+        let mut seen = Vec::new();
+        while seen.last() < Some(&last) {
+            seen.push(soon("the events", watcher.next()).await.unwrap().unwrap().revision);
+        }
+        assert!(seen.is_sorted_by(|a, b| a < b));
+        assert!(acknowledged.iter().all(|revision| seen.binary_search(revision).is_ok()), "no gap");
+        session.check().expect("the session is kept");
+        guard.txn().put("d", "").commit().await.expect("the lock is kept");
+        assert!(!waiter.is_finished(), "the waiter keeps its place");
+        cluster.restart(leader);
+        guard.unlock().await.unwrap();
+        let next = soon("the waiter's turn", waiter).await.unwrap().unwrap();
+        next.unlock().await.unwrap();
+    }
+}

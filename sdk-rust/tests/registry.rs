@@ -1,0 +1,149 @@
+//! The registry against real servers.
+
+mod support;
+
+use std::time::Duration;
+
+use folkmoot_client::ErrorKind;
+use folkmoot_client::recipes::registry::{
+    Health, Instance, OnConflict, Outcome, Policy, RegistrationEvent, ServiceEvent,
+};
+use support::{Proxy, Way, eventually, soon};
+
+on_each! {
+    async fn r_1_an_instance_is_registered_once_and_found(server) {
+        let client = server.client().await;
+        let registry = client.registry("prod");
+        let instance = || Instance::new("gw", "10.0.0.1:80").id("one").zone("a");
+        let registration = registry.register(instance()).open().await.unwrap();
+        let found = registry.resolve("gw").await.unwrap();
+        assert_eq!((found.len(), found[0].addr(), found[0].zone.as_str()), (1, "10.0.0.1:80".into(), "a"));
+        let error = registry.register(instance()).open().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyRegistered);
+        let second = registry.register(instance()).on_conflict(OnConflict::Suffix).open().await.unwrap();
+        assert!(second.id().starts_with("one-"));
+        second.deregister().await.unwrap();
+        let mut registration = registration;
+        let third = registry.register(instance()).on_conflict(OnConflict::Takeover).open().await.unwrap();
+        assert_eq!(soon("the conflict", registration.event()).await, Some(RegistrationEvent::Conflict));
+        third.deregister().await.unwrap();
+        assert!(registry.resolve("gw").await.unwrap().is_empty());
+        assert!(client.leases().await.unwrap().len() <= 1, "at most the one that lost is left for its time");
+    }
+
+    async fn r_2_a_lost_session_and_a_deleted_key_are_made_good(server) {
+        let client = server.client().await;
+        let registry = client.registry("prod");
+        let mut registration = registry.register(Instance::new("gw", "h:1").id("one")).open().await.unwrap();
+        let key = "services/prod/gw/one";
+        let lease = client.get(key).await.unwrap().kvs[0].lease;
+        client.lease_revoke(lease).await.unwrap();
+        let event = soon("the second session", async {
+            loop {
+                // The deletion by the lease may be seen before the loss of the session.
+                if let Some(RegistrationEvent::Reregistered { epoch }) = registration.event().await {
+                    break epoch;
+                }
+            }
+        }).await;
+        assert_eq!(event, 2);
+        let kv = client.get(key).await.unwrap().kvs[0].clone();
+        assert_ne!(kv.lease, lease);
+        client.delete(key).await.unwrap();
+        eventually("the key", async || (client.get(key).await.unwrap().count == 1).then_some(())).await;
+        registration.deregister().await.unwrap();
+        assert_eq!(client.get(key).await.unwrap().count, 0);
+    }
+
+    async fn r_4_r_5_subscribers_see_registration_draining_and_end(server) {
+        let client = server.client().await;
+        let registry = client.registry("prod");
+        client.put("services/prod/gw/foreign", r#"{"Op":0,"Addr":"h:9"}"#).await.unwrap();
+        client.put("services/prod/gw/nonsense", "x").await.unwrap();
+        let mut subscription = registry.subscribe("gw").await.unwrap();
+        let ServiceEvent::Snapshot { instances, .. } = subscription.next().await.unwrap() else { panic!() };
+        assert_eq!((instances.len(), instances[0].addr()), (1, "h:9".into()));
+        assert_eq!(subscription.skipped(), 1);
+        let registration = registry.register(Instance::new("gw", "h:1").id("one")).open().await.unwrap();
+        let mut delta = async |what: &str| loop {
+            match soon(what, subscription.next()).await.unwrap() {
+                ServiceEvent::Delta { added, updated, removed, resync, .. } => {
+                    assert!(!resync);
+                    break (added, updated, removed);
+                }
+                ServiceEvent::Stale | ServiceEvent::Fresh => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(delta("the instance").await.0[0].id, "one");
+        registration.drain(Duration::from_millis(10)).await.unwrap();
+        assert_eq!(delta("the draining").await.1[0].health, Health::Draining);
+        registration.deregister().await.unwrap();
+        assert_eq!(delta("the end").await.2[0].id, "one");
+    }
+
+    async fn r_5_the_last_known_instances_stay_while_the_store_is_away(server) {
+        let proxy = Proxy::start(&server).await;
+        let direct = server.client().await;
+        let client = support::client(&proxy.endpoint()).await;
+        let one = direct.registry("prod").register(Instance::new("gw", "h:1").id("one")).open().await.unwrap();
+        let balancer = client.registry("prod").balancer("gw", Policy::RoundRobin).await.unwrap();
+        let mut subscription = client.registry("prod").subscribe("gw").await.unwrap();
+        subscription.next().await.unwrap();
+        proxy.set(Way::Cut);
+        while soon("staleness", subscription.next()).await.unwrap() != ServiceEvent::Stale {}
+        assert_eq!(balancer.pick().unwrap().addr(), "h:1");
+        let two = direct.registry("prod").register(Instance::new("gw", "h:2").id("two")).open().await.unwrap();
+        one.deregister().await.unwrap();
+        // The history in between is gone, so that only the difference can be told.
+        let revision = direct.get("x").await.unwrap().header.revision;
+        direct.compact(revision, true).await.unwrap();
+        assert_eq!(balancer.pick().unwrap().addr(), "h:1");
+        proxy.set(Way::Open);
+        loop {
+            if let ServiceEvent::Delta { added, removed, .. } = soon("the difference", subscription.next()).await.unwrap() {
+                assert!(added.iter().any(|instance| instance.id == "two") || removed.iter().any(|instance| instance.id == "one"));
+                break;
+            }
+        }
+        eventually("the other instance", async || {
+            balancer.pick().is_ok_and(|pick| pick.addr() == "h:2").then_some(())
+        }).await;
+        two.deregister().await.unwrap();
+    }
+
+    async fn lb_6_picks_are_spread_and_failing_instances_left_out(server) {
+        let client = server.client().await;
+        let registry = client.registry("prod");
+        let none = registry.balancer("gw", Policy::P2c).await.unwrap();
+        let error = none.pick().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoInstances);
+        let mut registrations = Vec::new();
+        for n in 0..3 {
+            let instance = Instance::new("gw", format!("h{n}:1")).id(format!("{n}"));
+            registrations.push(registry.register(instance).open().await.unwrap());
+        }
+        let balancer = registry.balancer("gw", Policy::RoundRobin).await.unwrap();
+        let mut picked: Vec<String> = (0..3).map(|_| balancer.pick().unwrap().addr()).collect();
+        picked.sort();
+        assert_eq!(picked, ["h0:1", "h1:1", "h2:1"]);
+        for _ in 0..15 {
+            let pick = balancer.pick().unwrap();
+            let outcome = if pick.addr() == "h1:1" { Outcome::Failure } else { Outcome::Success };
+            pick.done_with(outcome, Duration::from_millis(1));
+        }
+        assert!((0..10).all(|_| balancer.pick().unwrap().addr() != "h1:1"));
+        registrations[0].set_health(Health::Down);
+        eventually("one left", async || {
+            (0..4).all(|_| balancer.pick().unwrap().addr() == "h2:1").then_some(())
+        }).await;
+    }
+
+    async fn a_senseless_instance_is_refused(server) {
+        let registry = server.client().await.registry("prod");
+        for instance in [Instance::new("", "h:1"), Instance::new("a/b", "h:1"), Instance::new("a", "")] {
+            assert_eq!(registry.register(instance).open().await.unwrap_err().kind(), ErrorKind::InvalidArgument);
+        }
+        assert_eq!(registry.resolve("a/b").await.unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+}
