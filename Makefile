@@ -34,7 +34,7 @@ MEMBERS ?= 3
 # Words after `make run ARGS='...'` go to `folkmoot serve`.
 ARGS ?=
 
-.PHONY: help setup setup-test build build-tools run cluster test unit oracle crash compat tour sim mutants chaos \
+.PHONY: help setup setup-test build build-tools run cluster test unit sdk oracle crash compat tour sim mutants chaos \
 	verify fix bench clean
 
 help:
@@ -63,11 +63,15 @@ run: build
 cluster: build
 	scripts/cluster $(FOLKMOOT) $(MEMBERS)
 
-test: setup-test unit oracle crash compat tour sim chaos
+test: setup-test unit sdk oracle crash compat tour sim chaos
 
 # One profile and one set of features for all tests; see docs/decisions/0009.
 unit:
-	$(CARGO) test --release --locked $(ALL) --no-fail-fast
+	$(CARGO) test --release --locked $(ALL) --exclude folkmoot-client --no-fail-fast
+
+# The client against Folkmoot and against etcd.
+sdk: build
+	FOLKMOOT_BINARY=$(abspath $(FOLKMOOT)) $(CARGO) test --release --locked -p folkmoot-client --no-fail-fast
 
 # Real processes are tested as users run them.
 build-tools: build
