@@ -402,9 +402,9 @@ impl World {
 fn missing(durable: &LogView, found: &LogView) -> Option<String> {
     let last = durable.last();
     let stamp = durable.get(last)?;
-    // A later leader's entries may stand in its place although nobody was told that they are
-    // durable: what was not synced may be lost, and may be there.
-    let replaced = found.get(last).is_some_and(|other| other.term > stamp.term);
+    // A later leader's entries, perhaps fewer, may stand in its place although nobody was told that
+    // they are durable: what was not synced may be lost, and may be there.
+    let replaced = found.get(found.last()).is_some_and(|other| other.term > stamp.term);
     (!found.holds(last, stamp) && !replaced).then(|| {
         format!("a synced log entry is gone after a restart; index={last} found_last={}", found.last())
     })
