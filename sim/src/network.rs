@@ -110,6 +110,18 @@ impl Network {
         }
     }
 
+    /// A process ends and its system closes the connections: when the other side notices, behind all
+    /// that is on its way. `None` where nothing passes.
+    pub fn close(&mut self, now: Nanos, from: HostAt, to: HostAt) -> Option<Nanos> {
+        if self.is_cut(from, to) {
+            return None;
+        }
+        let link = self.links.entry((from, to)).or_default();
+        let arrival = (now + self.latency.0).max(link.last_arrival + US);
+        link.last_arrival = arrival;
+        Some(arrival)
+    }
+
     /// Sends a message; says when copies of it arrive. Empty when it is lost.
     pub fn send(&mut self, now: Nanos, from: HostAt, to: HostAt, message: &Bytes, out: &mut Vec<Nanos>) {
         self.sent += 1;

@@ -94,6 +94,8 @@ pub struct Plan {
     pub auto_repair: bool,
     /// Leases' remaining times are stored.
     pub lease_checkpoints: bool,
+    /// Members notice at once when the process of another ends, and not by its silence alone.
+    pub ends_are_noticed: bool,
     /// Recent events kept for watchers.
     pub ring_bytes: usize,
     /// Room of a watch stream.
@@ -156,6 +158,7 @@ impl Plan {
             kept_entries: *random.pick(&[5, 100, 5_000]),
             auto_repair: random.one_in(2),
             lease_checkpoints: random.one_in(3),
+            ends_are_noticed: Random::new(seed, "ends", 0).one_in(2),
             ring_bytes: *random.pick(&[1024, 16 << 10, 16 << 20]),
             outbox_bytes: *random.pick(&[600, 8 << 10, 256 << 10]),
             gc_rows: *random.pick(&[3, 50, 1000]),

@@ -38,6 +38,7 @@ situations! {
     LogRotated = "the log went on in a new segment";
     LogPurged = "a segment of the log was purged";
     AllDown = "all members were down at once";
+    EndNoticed = "a member noticed that the process of another had ended";
     MinorityUp = "only a minority was up";
     Paused = "a member was paused";
     LeaderPaused = "a leader was paused";

@@ -344,7 +344,28 @@ impl World {
             self.met(Situation::MinorityUp);
         }
         self.network.forget_held(at);
+        if stop == Stop::Kill && self.plan.ends_are_noticed {
+            self.close_connections(at);
+        }
         self.drop_connections(at, running.waiting);
+    }
+
+    /// The system of a process that ended closes its connections to the other members.
+    fn close_connections(&mut self, of: HostAt) {
+        for to in (0..self.hosts.len()).filter(|to| *to != of) {
+            if let Some(arrival) = self.network.close(self.now, of, to) {
+                let life = self.hosts[to].life;
+                self.queue.push(arrival, Happening::Ended(to, life, of));
+            }
+        }
+    }
+
+    /// A member's transport tells it that the connection to another was lost.
+    pub(super) fn end_is_noticed(&mut self, at: HostAt, life: Life, other: HostAt) {
+        if self.hosts[at].life == life && self.hosts[at].running.is_some() {
+            self.met(Situation::EndNoticed);
+            self.give(at, Input::PeerLost { peer: self.hosts[other].id });
+        }
     }
 
     /// A member's process ends by itself, because a disk failed or its core said so.

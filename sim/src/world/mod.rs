@@ -61,6 +61,8 @@ pub enum Happening {
     Job(usize),
     /// Administrators tidy up after the faults.
     Tidy,
+    /// A member notices that the process of another has ended.
+    Ended(HostAt, Life, HostAt),
     /// A member tells the others about itself.
     Announce(HostAt, Life),
     /// A snapshot's files have arrived, or have not.
@@ -251,6 +253,7 @@ impl World {
             Happening::Stops(host, life) => self.removed_stops(host, life),
             Happening::Job(at) => self.job_goes_on(at),
             Happening::Tidy => self.tidy(),
+            Happening::Ended(host, life, other) => self.end_is_noticed(host, life, other),
             Happening::Announce(host, life) => self.announce(host, life),
             Happening::Parcel(parcel) => self.parcel_arrives(parcel),
             Happening::HubTurn(host, life) => self.hub_turn(host, life),
