@@ -421,6 +421,67 @@ fn a_keepalive_survives_the_loss_of_the_leader() {
     assert!(matches!(ok(world.answer(follower, slot)), Reply::LeaseRenewed { ttl: 60, .. }));
 }
 
+/// What a lease of 900 seconds has left after ten minutes without a keepalive, a new leader, and,
+/// if so asked, a restart of everybody.
+fn left_after_ten_minutes(checkpoints: bool, all_restart: bool) -> (World, i64) {
+    let mut world = World::new(3);
+    world.tune = if checkpoints { |config| config.lease_checkpoints = true } else { |_| {} };
+    for at in 0..3 {
+        world.crash(at);
+        world.start(at);
+    }
+    let leader = world.elect();
+    world.command(leader, codec::lease::grant(7, 900));
+    world.pass(600 * SECOND);
+    world.crash(leader);
+    if all_restart {
+        for at in 0..3 {
+            world.crash(at);
+            world.start(at);
+        }
+    }
+    let leader = world.elect();
+    world.pass(SECOND);
+    let left = time_left(&mut world, leader);
+    (world, left)
+}
+
+fn time_left(world: &mut World, at: usize) -> i64 {
+    let id = LeaseId::from_wire(7).unwrap();
+    let slot = world.ask(at, |slot| Input::LeaseTimeToLive { slot, id, keys: false });
+    world.pass(SECOND);
+    match ok(world.answer(at, slot)) {
+        Reply::LeaseTimeToLive { ttl, granted_ttl: 900, .. } => *ttl,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_checkpoint_keeps_a_lease_from_starting_anew_under_the_next_leader() {
+    let (_, without) = left_after_ten_minutes(false, false);
+    assert!((880..=900).contains(&without), "{without} s left: without checkpoints it starts anew");
+    // The last checkpoint is at most five minutes old.
+    for all_restart in [false, true] {
+        let (_, with) = left_after_ten_minutes(true, all_restart);
+        assert!((290..=600).contains(&with), "{with} s left");
+    }
+}
+
+#[test]
+fn a_keepalive_after_a_checkpoint_counts_for_the_leader_after_that() {
+    let (mut world, _) = left_after_ten_minutes(true, true);
+    let leader = world.leader().unwrap();
+    let id = LeaseId::from_wire(7).unwrap();
+    let slot = world.ask(leader, |slot| Input::LeaseRenew { slot, id });
+    world.pass(SECOND);
+    assert!(matches!(ok(world.answer(leader, slot)), Reply::LeaseRenewed { ttl: 900, .. }));
+    world.crash(leader);
+    let leader = world.elect();
+    world.pass(SECOND);
+    let left = time_left(&mut world, leader);
+    assert!((880..=900).contains(&left), "{left} s left");
+}
+
 #[test]
 fn a_leader_that_stops_hands_over_and_writes_go_on_within_half_a_second() {
     let mut world = World::new(3);
