@@ -6,7 +6,13 @@
 //! compression, deadlines on the wire and reconnects. On the wire it is ordinary gRPC over
 //! HTTP/2: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 //!
+//! The bulk of the load, unary calls, leaves out even more: see [`UnaryChannel`].
+//!
 //! It refuses TLS and compressed messages.
+
+mod unary;
+
+pub use unary::UnaryChannel;
 
 use std::future::poll_fn;
 use std::io;
@@ -126,13 +132,8 @@ pub struct Channel {
 impl Channel {
     /// Connects to `host:port`. The connection lives until the last clone and call are dropped.
     pub async fn connect(endpoint: &str) -> Result<Self, CallError> {
-        let transport = |text: String| CallError::Transport(format!("{text} endpoint={endpoint}"));
-        let authority = Authority::from_str(endpoint).map_err(|error| transport(error.to_string()))?;
-        let socket = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint))
-            .await
-            .map_err(|_| transport("connecting took too long".into()))?
-            .map_err(|error| transport(error.to_string()))?;
-        socket.set_nodelay(true).map_err(|error| transport(error.to_string()))?;
+        let authority = Authority::from_str(endpoint).map_err(|error| failed(endpoint, &error))?;
+        let socket = dial(endpoint).await?;
         let (send, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -263,6 +264,19 @@ impl Incoming {
             }
         }
     }
+}
+
+async fn dial(endpoint: &str) -> Result<TcpStream, CallError> {
+    let socket = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint))
+        .await
+        .map_err(|_| failed(endpoint, &"connecting took too long"))?
+        .map_err(|error| failed(endpoint, &error))?;
+    socket.set_nodelay(true).map_err(|error| failed(endpoint, &error))?;
+    Ok(socket)
+}
+
+fn failed(endpoint: &str, why: &dyn std::fmt::Display) -> CallError {
+    CallError::Transport(format!("{why} endpoint={endpoint}"))
 }
 
 async fn next_chunk(body: &mut RecvStream) -> Result<Option<Bytes>, CallError> {

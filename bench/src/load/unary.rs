@@ -13,11 +13,10 @@ use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-use super::calls::connect;
 use super::{LoadError, Share, SharedRecorder, Spec, Workload};
 use crate::pace::Starts;
 use crate::payload::{self, Arena, LIST_PREFIX, Template};
-use crate::wire::{CallError, Channel, Method};
+use crate::wire::{CallError, UnaryChannel};
 
 /// What the answer must show besides its status.
 #[derive(Debug, Clone, Copy)]
@@ -51,10 +50,9 @@ impl Expect {
     }
 }
 
-/// A method with its requests.
+/// What is asked, again and again.
 #[derive(Debug)]
 struct Operation {
-    method: Method,
     template: Template,
     expect: Expect,
     key_count: u64,
@@ -63,7 +61,7 @@ struct Operation {
 /// Connections, ready to be driven.
 #[derive(Debug)]
 pub struct Load {
-    channels: Vec<Channel>,
+    channels: Vec<UnaryChannel>,
     operation: Arc<Operation>,
     in_flight: usize,
     seed: u64,
@@ -84,10 +82,15 @@ impl Load {
                 return Err(LoadError::Setting("not a unary workload".into()));
             }
         };
-        let operation = Operation { method: Method::new(path), template, expect, key_count: spec.key_count };
+        let operation = Operation { template, expect, key_count: spec.key_count };
         let first = share.before(spec.connections);
+        let mut channels = Vec::new();
+        for number in first..first + share.part(spec.connections) {
+            // Dealt to the endpoints in turn.
+            channels.push(UnaryChannel::connect(&spec.endpoints[number % spec.endpoints.len()], path).await?);
+        }
         Ok(Self {
-            channels: connect(&spec.endpoints, first..first + share.part(spec.connections)).await?,
+            channels,
             operation: Arc::new(operation),
             in_flight: spec.in_flight,
             seed: spec.seed.wrapping_add((share.index as u64) << 32),
@@ -117,7 +120,7 @@ impl Load {
 }
 
 async fn slot(
-    mut channel: Channel,
+    channel: UnaryChannel,
     operation: Arc<Operation>,
     mut random: SmallRng,
     starts: Starts,
@@ -131,7 +134,7 @@ async fn slot(
             waiting_since = Some(start);
             let number = random.random_range(0..operation.key_count);
             let request = operation.template.fill(number, &mut arena);
-            let answer = channel.unary(&operation.method, request).await;
+            let answer = channel.call(request).await;
             let done = Instant::now();
             waiting_since = None;
             match answer.and_then(|answer| operation.expect.check(answer)) {
