@@ -80,7 +80,7 @@ impl Client {
     }
 
     /// Asks any member whether it is there.
-    pub(crate) async fn verify(&self, call: Call) -> Result<()> {
+    pub(crate) async fn ask(&self, call: Call) -> Result<()> {
         let rpc = |channel, request| async move { stub(channel).status(request).await };
         let answer: Result<pb::StatusResponse> = self.core()?.unary(call, pb::StatusRequest {}, rpc).await;
         match answer {
