@@ -199,7 +199,10 @@ impl Client {
     ///
     /// # Cancel safety
     /// The stream may be dropped at any time.
-    pub async fn snapshot(&self, endpoint: &str) -> Result<impl Stream<Item = Result<Bytes>> + Send + Unpin> {
+    pub async fn snapshot(
+        &self,
+        endpoint: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes>> + Send + Unpin + use<>> {
         let core = self.core()?;
         let index = Self::endpoint_index(&core, endpoint)?;
         let link = core.link(index);
