@@ -7,7 +7,6 @@ from types import TracebackType
 
 from . import _convert as conv
 from . import _encode as enc
-from . import _native as native
 from ._call import Call, run, same
 from ._config import Config
 from ._encode import Text
@@ -50,11 +49,14 @@ class Snapshot(Stream[bytes]):
 class Client(ClientBase):
     """A connection to one store, Folkmoot or etcd, by as many of its members as are known.
 
-    ``async with Client("n1:2379,n2:2379") as client:`` waits for one answer at the beginning and closes at the end.
-    Without it the client connects when it is first used. One client serves any number of tasks, event loops and
+    ``async with Client("n1:2379,n2:2379") as client:`` waits for one answer at the beginning and closes at
+    the end.
+    Without it the client connects when it is first used. One client serves any number of tasks, event loops
+    and
     threads. In a forked child it connects afresh by itself. Pickled, it is its configuration.
 
-    A call that reads is repeated at other members until ``request_timeout``. A call that writes is sent once, and if its
+    A call that reads is repeated at other members until ``request_timeout``. A call that writes is sent
+    once, and if its
     answer is lost that is ``Ambiguous``. A call that is cancelled may have been applied or not.
     """
 
@@ -71,7 +73,8 @@ class Client(ClientBase):
     ) -> None:
         """Say where the store is, and ask nobody yet.
 
-        :param endpoints: ``host:port``, ``http://…``, ``https://…`` or ``dns:///host:port``; several, or one text with commas.
+        :param endpoints: ``host:port``, ``http://…``, ``https://…`` or ``dns:///host:port``; several, or one
+            text with commas.
         :param user: log in; tokens are renewed by themselves.
         :param password: comes with ``user``.
         :param tls: encrypt; endpoints with ``https://`` are encrypted also without.
@@ -108,7 +111,8 @@ class Client(ClientBase):
         """Read one key, linearizably and now; ``None`` if it does not exist.
 
         :param revision: as it was then.
-        :param serializable: from one member's own state, which may be behind, but never behind what this client has seen.
+        :param serializable: from one member's own state, which may be behind, but never behind what this
+            client has seen.
         """
         return await run(self._get(key, revision, serializable))
 
@@ -153,9 +157,7 @@ class Client(ClientBase):
 
     async def get_prefix(self, prefix: Text, *, limit: int = 0, serializable: bool = False) -> RangeResult:
         """Read all keys that begin like this."""
-        return await run(
-            self._get_range(Keys.prefix(prefix), {"limit": limit, "serializable": serializable})
-        )
+        return await run(self._get_range(Keys.prefix(prefix), {"limit": limit, "serializable": serializable}))
 
     async def put(
         self,
@@ -214,7 +216,8 @@ class Client(ClientBase):
         :param deletes: whether deletions are delivered.
         :param progress: also deliver empty batches when the store says how far it is.
         :param fail_when_full: end with ``Overflow`` if this consumer is too slow, instead of waiting for it.
-        :param buffer: how many batches, and bytes, wait for the consumer at most; 1024 and 64 MiB if not said.
+        :param buffer: how many batches, and bytes, wait for the consumer at most; 1024 and 64 MiB if not
+            said.
         """
         options = self._watch(keys, from_revision, prev, puts, deletes, progress, fail_when_full, buffer)
         return Watch(lambda: self._native.watch(*options), conv.batch)

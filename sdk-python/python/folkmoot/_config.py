@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, Union, cast
 
 from . import _convert as conv
 from . import _encode as enc
@@ -22,11 +22,12 @@ from ._types import ConfigChange, ConfigItems, ConfigRejected, ConfigSource
 T = TypeVar("T")
 
 Validate = Callable[["T | None", T], "bool | Coroutine[Any, Any, bool | None] | None"]
-"""Asked with the present and the new value before that is taken. Raises, or returns ``False``, to refuse it. It may take
+"""Asked with the present and the new value before that is taken. Raises, or returns ``False``, to refuse it.
+It may take
 five seconds."""
 
 
-class ConfigEvents(Stream["ConfigChange[T] | ConfigRejected"], Generic[T]):
+class ConfigEvents(Stream[Union[ConfigChange[T], ConfigRejected]], Generic[T]):
     """The present configuration at first, then each later one, and each that was not taken."""
 
 
@@ -132,7 +133,8 @@ class Config:
         return await self.publish({path: None})
 
     async def publish(self, changes: Mapping[str, Text | None], *, based_on: int | None = None) -> int:
-        """Change items together, and tell the revision; readers see all of it or none. ``None`` removes an item.
+        """Change items together, and tell the revision; readers see all of it or none. ``None`` removes an
+        item.
 
         With ``based_on``, the revision that ``items()`` told, ``Conflict`` if an item was set after it.
         """
@@ -151,12 +153,16 @@ class Config:
     ) -> Acquire[TypedConfig[T]]:
         """Read the namespace as a type, and follow it: ``config = await client.config("gateway").typed(Settings)``.
 
-        ``model`` is a pydantic model, a dataclass, or any callable that makes the value of a dictionary. What does not
-        fit it, or is refused by ``validate``, is not taken: the last good configuration stays. If there is no good one
+        ``model`` is a pydantic model, a dataclass, or any callable that makes the value of a dictionary.
+        What does not
+        fit it, or is refused by ``validate``, is not taken: the last good configuration stays. If there is
+        no good one
         at first, that is ``Rejected`` or ``InvalidConfig``.
 
-        ``extends`` are namespaces that this one is laid over; the last lies lowest. ``cache_dir`` is a folder for the last
-        good configuration; it is used if the store does not answer within ``initial_timeout``, 5 s. ``debounce`` is how
+        ``extends`` are namespaces that this one is laid over; the last lies lowest. ``cache_dir`` is a
+        folder for the last
+        good configuration; it is used if the store does not answer within ``initial_timeout``, 5 s.
+        ``debounce`` is how
         long changes must pause before they are taken together, 0.05 s.
         """
         below = enc.texts(extends, "extends")
@@ -167,7 +173,9 @@ class Config:
 
         async def acquire() -> TypedConfig[T]:
             check = checker(model, validate, asyncio.get_running_loop())
-            return TypedConfig(await run(Call(self._native.open(check, below, folder, patience, pause), same)))
+            return TypedConfig(
+                await run(Call(self._native.open(check, below, folder, patience, pause), same))
+            )
 
         return Acquire(acquire)
 

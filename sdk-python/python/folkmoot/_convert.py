@@ -181,7 +181,9 @@ def service_event(answer: n.ServiceEventTuple) -> ServiceEvent:
         return ServiceEvent("snapshot", instances(answer[1]), revision=answer[2])
     if answer[0] == "delta":
         added, updated, removed, revision, resync = answer[1:]
-        return ServiceEvent("delta", instances(added), instances(updated), instances(removed), revision, resync)
+        return ServiceEvent(
+            "delta", instances(added), instances(updated), instances(removed), revision, resync
+        )
     return ServiceEvent(answer[0])
 
 

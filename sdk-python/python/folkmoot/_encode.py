@@ -89,7 +89,9 @@ def seconds(value: object, argument: str, *, zero: bool = True) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise fail(argument, "a number of seconds", value)
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero) or value > 1e9:
-        raise ValueError(f"{argument} must be a time in seconds, {'0' if zero else 'more than 0'} to 1e9, not {value}")
+        raise ValueError(
+            f"{argument} must be a time in seconds, {'0' if zero else 'more than 0'} to 1e9, not {value}"
+        )
     return float(value)
 
 

@@ -68,9 +68,7 @@ def _restore(
     endpoint: str | None,
     details: dict[str, Any],
 ) -> FolkmootError:
-    return kind(
-        message, retryable=retryable, maybe_applied=maybe_applied, endpoint=endpoint, details=details
-    )
+    return kind(message, retryable=retryable, maybe_applied=maybe_applied, endpoint=endpoint, details=details)
 
 
 class DeadlineExceeded(FolkmootError, TimeoutError):

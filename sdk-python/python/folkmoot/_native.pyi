@@ -9,9 +9,7 @@ _T = TypeVar("_T", covariant=True)
 
 __version__: str
 
-TlsTuple = tuple[
-    str | None, bytes | None, str | None, bytes | None, str | None, bytes | None, str | None
-]
+TlsTuple = tuple[str | None, bytes | None, str | None, bytes | None, str | None, bytes | None, str | None]
 KeysTuple = tuple[str, bytes, bytes]
 GetTuple = tuple[KeysTuple, int, int, str | None, bool, bool, bool, bool, tuple[int, int, int, int]]
 CompareTuple = tuple[KeysTuple, str, str, int | bytes]
@@ -245,9 +243,7 @@ class Candidate:
 class Config:
     def get(self, path: str) -> Pending[bytes | None]: ...
     def items(self) -> Pending[tuple[tuple[tuple[str, bytes], ...], int]]: ...
-    def publish(
-        self, items: list[tuple[str, bytes | None]], based_on: int | None
-    ) -> Pending[int]: ...
+    def publish(self, items: list[tuple[str, bytes | None]], based_on: int | None) -> Pending[int]: ...
     def open(
         self,
         check: Callable[[Candidate], None],

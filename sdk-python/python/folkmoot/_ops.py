@@ -49,7 +49,7 @@ class Keys:
 def keys(value: object, argument: str = "keys") -> KeysTuple:
     """Take keys, or one key."""
     if isinstance(value, Keys):
-        return value._tuple  # pyright: ignore[reportPrivateUsage]
+        return value._tuple
     if not isinstance(value, (str, bytes, bytearray, memoryview)):
         raise enc.fail(argument, "a key (str or bytes) or folkmoot.Keys", value)
     return ("one", enc.key(value, argument), b"")
@@ -194,13 +194,13 @@ def put_tuple(
 def _op(op: object) -> OpTuple:
     if not isinstance(op, Op):
         raise enc.fail("op", "a folkmoot.Op", op)
-    return op._tuple  # pyright: ignore[reportPrivateUsage]
+    return op._tuple
 
 
 def _compare(compare: object) -> CompareTuple:
     if not isinstance(compare, Compare):
         raise enc.fail("compare", "a folkmoot.Compare", compare)
-    return compare._tuple  # pyright: ignore[reportPrivateUsage]
+    return compare._tuple
 
 
 def txn_tuple(when: list[Compare], then: list[Op], otherwise: list[Op]) -> TxnTuple:

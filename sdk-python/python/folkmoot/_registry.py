@@ -24,13 +24,12 @@ from ._types import Health, Instance, OnConflict, Policy, RegistrationEvent, Ser
 log = logging.getLogger("folkmoot")
 
 HealthCheck = Callable[[], "Health | str | bool | Awaitable[Health | str | bool]"]
-"""Says how an instance is. Asked every five seconds; three bad answers in a row, or answers that take more than
+"""Says how an instance is. Asked every five seconds; three bad answers in a row, or answers that take more
+than
 three seconds, change it for the worse, two good ones for the better."""
 
 
-def prober(
-    check: object, loop: asyncio.AbstractEventLoop | None
-) -> Callable[[native.Probe], None] | None:
+def prober(check: object, loop: asyncio.AbstractEventLoop | None) -> Callable[[native.Probe], None] | None:
     """Make the function that asks a check. It is called by a thread of the native part."""
     if check is None:
         return None
@@ -56,7 +55,7 @@ def prober(
         def done(verdict: Future[Any]) -> None:
             try:
                 probe.answer(health(verdict.result(), "the answer of the health check"))
-            except BaseException:  # noqa: BLE001
+            except BaseException:
                 log.exception("a health check failed")
                 probe.answer("DOWN")
 
@@ -122,7 +121,8 @@ class Registration(Held):
 class PickBase:
     """An instance that was picked for one call.
 
-    Used with ``with``, the call failed if the block raised. Otherwise say so, by ``ok()``, ``fail()`` or ``done()``; if
+    Used with ``with``, the call failed if the block raised. Otherwise say so, by ``ok()``, ``fail()`` or
+    ``done()``; if
     nothing is said it counts as success. The first word counts.
     """
 
@@ -171,7 +171,8 @@ Pick = PickBase
 class Balancer:
     """Picks instances of a service, without waiting.
 
-    While the store is not heard it goes on with the last known instances. An instance whose calls fail is left out
+    While the store is not heard it goes on with the last known instances. An instance whose calls fail is
+    left out
     for a while.
     """
 
@@ -225,10 +226,12 @@ class Registry:
     ) -> Acquire[Registration]:
         """Register an instance, and keep it registered whatever happens to the store.
 
-        ``async with registry.register("users", port=8080):`` drains for ``drain`` seconds and deregisters at the end;
+        ``async with registry.register("users", port=8080):`` drains for ``drain`` seconds and deregisters at
+        the end;
         awaited, that is left to the caller.
 
-        ``host`` is this machine's address on its way to the store if not said; ``id`` is made up. ``ttl`` is how long it
+        ``host`` is this machine's address on its way to the store if not said; ``id`` is made up. ``ttl`` is
+        how long it
         stays registered without contact to the store: 15 s. ``health`` is asked how the instance is.
         """
         grace = enc.seconds(drain, "drain")

@@ -120,7 +120,17 @@ class ClientBase:
     def _get(self, key: object, revision: object, serializable: object) -> Call[KeyValue | None]:
         one = ("one", enc.key(key), b"")
         revision = enc.count(revision, "revision")
-        how = (one, 0, revision, None, False, enc.flag(serializable, "serializable"), False, False, (0, 0, 0, 0))
+        how = (
+            one,
+            0,
+            revision,
+            None,
+            False,
+            enc.flag(serializable, "serializable"),
+            False,
+            False,
+            (0, 0, 0, 0),
+        )
         return Call(self._native.get(how), conv.first)
 
     def _get_range(self, what: object, options: Mapping[str, Any]) -> Call[RangeResult]:
@@ -149,9 +159,7 @@ class ClientBase:
         progress: object,
         fail_when_full: object,
         buffer: tuple[int, int] | None,
-    ) -> tuple[
-        native.KeysTuple, int | None, bool, bool, bool, bool, bool, tuple[int, int] | None
-    ]:
+    ) -> tuple[native.KeysTuple, int | None, bool, bool, bool, bool, bool, tuple[int, int] | None]:
         if buffer is not None:
             batches, size = buffer
             buffer = enc.integer(batches, "buffer", 1, 2**31), enc.integer(size, "buffer", 1, 2**40)

@@ -13,10 +13,11 @@ from . import _encode as enc
 from . import _native as native
 from ._call import Call, run, same
 from ._encode import Text
-from ._errors import Closed, FolkmootError, NotHeld, NotLeader
+from ._errors import FolkmootError, NotHeld, NotLeader
+from ._held import Fenced, SessionBase
 from ._ops import Compare, Keys, Op, TxnBase
 from ._stream import Stream
-from ._types import Contender, FencingToken, Leader, LeaderEvent, SessionState, TxnResult
+from ._types import Contender, Leader, LeaderEvent, SessionState, TxnResult
 
 log = logging.getLogger("folkmoot")
 
@@ -145,32 +146,15 @@ class CancelOnLost:
             raise why from error
 
 
-class LockGuard(Held):
+class LockGuard(Fenced, Held):
     """A lock that is held.
 
     It is unlocked at the end of ``async with``, by ``unlock()``, or when the last reference to it is gone.
     """
 
     def __init__(self, guard: native.Guard) -> None:
+        super().__init__(guard)
         self._native = guard
-        self._token = conv.token(guard.token())
-
-    def __repr__(self) -> str:
-        return f"LockGuard(key={self.key!r}, token={self._token.revision})"
-
-    @property
-    def token(self) -> FencingToken:
-        """What proves to others that this holder is the latest."""
-        return self._token
-
-    @property
-    def key(self) -> bytes:
-        """The key in the store."""
-        return self._token.key
-
-    def check(self) -> None:
-        """Raise if the lock was released or its session is over, without asking the store."""
-        self._native.check()
 
     def txn(self) -> Txn:
         """Begin a transaction that is applied only while the lock is held, else ``NotHeld``."""
@@ -209,7 +193,8 @@ class Mutex:
     """A lock across processes, by its name.
 
     One holder at a time, in the order in which they asked, tasks of one process included. A process that is
-    stopped for longer than its session goes on afterwards without knowing that it holds nothing any more: what
+    stopped for longer than its session goes on afterwards without knowing that it holds nothing any more:
+    what
     must not be done twice goes through ``guard.txn()``, or shows ``guard.token`` to whoever does it.
     """
 
@@ -225,7 +210,8 @@ class Mutex:
     def lock(self, *, timeout: float | None = None) -> Acquire[LockGuard]:
         """Wait for the lock: ``async with mutex.lock() as guard:`` or ``guard = await mutex.lock()``.
 
-        With a ``timeout``, in seconds, ``DeadlineExceeded`` (a ``TimeoutError``) after it. A wait that ends without
+        With a ``timeout``, in seconds, ``DeadlineExceeded`` (a ``TimeoutError``) after it. A wait that ends
+        without
         the lock, by a timeout or a cancellation, leaves nothing in the line.
         """
         seconds = enc.optional_seconds(timeout, "timeout")
@@ -248,32 +234,15 @@ class Mutex:
         return await run(Call(self._native.contenders(), conv.contenders))
 
 
-class Leadership(Held):
+class Leadership(Fenced, Held):
     """A leadership that is held.
 
     It is resigned at the end of ``async with``, by ``resign()``, or when the last reference to it is gone.
     """
 
     def __init__(self, leadership: native.Leadership) -> None:
+        super().__init__(leadership)
         self._native = leadership
-        self._token = conv.token(leadership.token())
-
-    def __repr__(self) -> str:
-        return f"Leadership(key={self.key!r}, token={self._token.revision})"
-
-    @property
-    def token(self) -> FencingToken:
-        """What proves to others that this leader is the latest."""
-        return self._token
-
-    @property
-    def key(self) -> bytes:
-        """The key in the store."""
-        return self._token.key
-
-    def check(self) -> None:
-        """Raise if it was resigned or its session is over, without asking the store."""
-        self._native.check()
 
     def txn(self) -> Txn:
         """Begin a transaction that is applied only while the leadership lasts, else ``NotLeader``."""
@@ -327,7 +296,8 @@ class Election:
     def campaign(self, value: Text = b"", *, timeout: float | None = None) -> Acquire[Leadership]:
         """Wait to be elected: ``async with election.campaign("node-1") as leadership:``, or await it.
 
-        ``value`` is what others see of the leader. With a ``timeout``, in seconds, ``DeadlineExceeded`` after it. A
+        ``value`` is what others see of the leader. With a ``timeout``, in seconds, ``DeadlineExceeded``
+        after it. A
         wait that ends without the leadership leaves no candidacy.
         """
         proposal = enc.data(value, "value")
@@ -351,10 +321,11 @@ class StateWatch(Stream[SessionState]):
     """The present state of a session at first, then each change; ends after the final one."""
 
 
-class Session:
+class Session(SessionBase):
     """A lease that is kept alive in the background, and the certainty whether it is.
 
-    It is opened by ``async with``, or by ``await session.open()``. The thread that keeps it alive is not Python's, so
+    It is opened by ``async with``, or by ``await session.open()``. The thread that keeps it alive is not
+    Python's, so
     an event loop that is busy does not lose it.
     """
 
@@ -362,18 +333,6 @@ class Session:
         self._client = client
         self._ttl = ttl
         self._short = allow_short_ttl
-        self._session: native.Session | None = None
-
-    def __repr__(self) -> str:
-        if self._session is None:
-            return "Session(not open)"
-        return f"Session(lease_id={self._session.lease():x}, state={self._session.state()!r})"
-
-    @property
-    def _native(self) -> native.Session:
-        if self._session is None:
-            raise Closed("the session is not open: enter it with `async with`, or await session.open()")
-        return self._session
 
     async def open(self) -> Session:
         """Open it, unless it is open."""
@@ -393,30 +352,6 @@ class Session:
             # Its lease ends by itself.
             log.warning("cannot close a session: %s", problem)
 
-    @property
-    def lease_id(self) -> int:
-        """The id of its lease, to hang keys on."""
-        return self._native.lease()
-
-    @property
-    def ttl(self) -> float:
-        """How long it survives without contact to the store, in seconds."""
-        return self._native.ttl()
-
-    @property
-    def state(self) -> SessionState:
-        """How it is, as far as was noticed. ``check()`` is sure."""
-        return self._native.state()
-
-    @property
-    def remaining(self) -> float:
-        """The seconds that are surely left if no keepalive is acknowledged from now on."""
-        return self._native.remaining()
-
-    def check(self) -> None:
-        """Raise if the session is over, without asking the store. To be called right before what relies on it."""
-        self._native.check()
-
     def states(self) -> StateWatch:
         """Follow the state."""
         return StateWatch(lambda: self._native.watch_state(), same)
@@ -428,20 +363,15 @@ class Session:
     def mutex(self, name: str, *, owner: Text = b"", lock_delay: float = 0.0) -> Mutex:
         """Get the lock of this name.
 
-        ``owner`` is what others see of this contender. ``lock_delay`` is how long to wait, in seconds, after a holder
+        ``owner`` is what others see of this contender. ``lock_delay`` is how long to wait, in seconds, after
+        a holder
         that was lost rather than unlocked: a grace for work that is not fenced.
         """
-        about = enc.data(owner, "owner")
-        mutex = self._native.mutex(enc.text(name, "name"), about, enc.seconds(lock_delay, "lock_delay"))
-        return Mutex(mutex, name)
+        return Mutex(self._mutex(name, owner, lock_delay), name)
 
     def election(self, name: str) -> Election:
         """Get the election of this name."""
-        return Election(self._native.election(enc.text(name, "name")), name)
-
-    def detach(self) -> None:
-        """Stop renewing, and leave the lease to its time."""
-        self._native.detach()
+        return Election(self._election(name), name)
 
     async def close(self) -> None:
         """End the session, and with it everything that is held through it.

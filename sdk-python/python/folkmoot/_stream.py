@@ -18,7 +18,8 @@ Open = Callable[[], "native.Pending[native.Stream[Any]] | native.Stream[Any]"]
 class Stream(Generic[T]):
     """An asynchronous iterator, and a context manager that opens it and ends it.
 
-    It is opened by ``async with``, or else by the first wait. A wait may be cancelled at any moment, by a timeout
+    It is opened by ``async with``, or else by the first wait. A wait may be cancelled at any moment, by a
+    timeout
     for example; nothing is lost and nothing comes twice.
     """
 

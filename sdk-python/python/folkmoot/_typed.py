@@ -36,7 +36,8 @@ def parser(model: object) -> Callable[[str], Any]:
         make: Callable[[Any], Any] = model
         return lambda text: make(json.loads(text))
     raise TypeError(
-        f"model must be a pydantic model, a dataclass or a callable that takes a dict, not {type(model).__name__}"
+        "model must be a pydantic model, a dataclass or a callable that takes a dict, "
+        f"not {type(model).__name__}"
     )
 
 
@@ -144,7 +145,8 @@ def build(kind: Any, value: Any, path: str) -> Any:
         key_kind, value_kind = args or (str, Any)
         entries = typing.cast("dict[str, Any]", value)
         return {
-            build(key_kind, key, path): build(value_kind, item, _join(path, key)) for key, item in entries.items()
+            build(key_kind, key, path): build(value_kind, item, _join(path, key))
+            for key, item in entries.items()
         }
     return _build_scalar(kind, value, path)
 
@@ -176,11 +178,16 @@ def _build_scalar(kind: Any, value: Any, path: str) -> Any:
 def _build_sequence(container: Any, args: tuple[Any, ...], value: Any, path: str) -> Any:
     if not isinstance(value, list):
         raise _misfit(path, "a list", value)
-    items = typing.cast("list[Any]", value)
+    items: list[Any] = value
     if container is tuple and args and args[-1] is not Ellipsis:
         if len(args) != len(items):
             raise _misfit(path, f"a list of {len(args)}", value)
-        return tuple([build(kind, item, f"{path}[{at}]") for at, (kind, item) in enumerate(zip(args, items))])
+        return tuple(
+            [
+                build(kind, item, f"{path}[{at}]")
+                for at, (kind, item) in enumerate(zip(args, items, strict=True))
+            ]
+        )
     kind = args[0] if args else Any
     built = [build(kind, item, f"{path}[{at}]") for at, item in enumerate(items)]
     return built if container in (list, Sequence) else container(built)
@@ -222,4 +229,3 @@ def _misfit(path: str, wanted: str, value: object) -> ValueError:
     if len(shown) > 60:
         shown = shown[:57] + "..."
     return ValueError(f"{path or 'the value'}: must be {wanted}, not {shown}")
-

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SortBy = Literal["key", "version", "create", "mod", "value"]
-"""By what a range is sorted: the key, how often it was put, when it came to be, when it was put, the value."""
+"""By what a range is sorted: the key, how often it was put, when it came to be, when it was put, the
+value."""
 
 SessionState = Literal["active", "suspended", "expired", "lease_gone", "cluster_reset", "closed"]
 """``active``: keepalives are acknowledged. ``suspended``: the store is not heard, the lease still counts.
@@ -325,7 +326,8 @@ class Instance:
 class RegistrationEvent:
     """What happened to a registration.
 
-    ``reregistered``: its session was lost or its key deleted, and it was made good. ``conflict``: somebody else
+    ``reregistered``: its session was lost or its key deleted, and it was made good. ``conflict``: somebody
+    else
     has taken the id, and it is given up.
     """
 
@@ -338,7 +340,8 @@ class RegistrationEvent:
 class ServiceEvent:
     """A change among the instances of a service.
 
-    ``snapshot``: all instances, at first, in ``added``. ``delta``: a change, one for each revision. ``stale``: the
+    ``snapshot``: all instances, at first, in ``added``. ``delta``: a change, one for each revision.
+    ``stale``: the
     store is not heard, and the last known instances still count. ``fresh``: it is heard again.
     """
 
