@@ -252,7 +252,7 @@ class Outer:
     by_name: dict[str, Inner]
     colour: Colour = Colour.RED
     mode: Literal["fast", "slow"] = "fast"
-    limit: Optional[int] = None
+    limit: Optional[int] = None  # noqa: UP045  (the old way is read as well)
     either: Union[int, str] = 0
     folder: Path = Path()
     anything: Any = None

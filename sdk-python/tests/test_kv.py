@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import random
+from typing import Any
 
 import pytest
 
@@ -300,7 +301,7 @@ async def test_a_closed_client_refuses_and_ends_its_watches(store: Server) -> No
         client.namespace("x")
 
 
-async def _outcome(waiting: asyncio.Future[object]) -> None:
+async def _outcome(waiting: asyncio.Future[Any]) -> None:
     # A future cannot carry StopAsyncIteration through an await of a coroutine.
     await asyncio.wait([waiting])
     error = waiting.exception()

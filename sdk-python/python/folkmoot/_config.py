@@ -151,7 +151,7 @@ class Config:
         initial_timeout: float | None = None,
         debounce: float | None = None,
     ) -> Acquire[TypedConfig[T]]:
-        """Read the namespace as a type, and follow it: ``config = await client.config("gateway").typed(Settings)``.
+        """Read the namespace as a type, and follow it: ``settings = await config.typed(Settings)``.
 
         ``model`` is a pydantic model, a dataclass, or any callable that makes the value of a dictionary.
         What does not
