@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from . import _native
 
@@ -20,19 +20,18 @@ os.register_at_fork(after_in_child=_native._after_fork)
 class Call(Generic[T]):
     """A call under way, and how to read its answer."""
 
-    __slots__ = ("_fetch", "pending")
+    __slots__ = ("_convert", "pending")
+
+    _convert: Callable[[Any], T]
+    pending: _native.Pending[Any]
 
     def __init__(self, pending: _native.Pending[A], convert: Callable[[A], T]) -> None:
         self.pending = pending
-
-        def fetch() -> T:
-            return convert(pending.fetch())
-
-        self._fetch = fetch
+        self._convert = convert
 
     def fetch(self) -> T:
         """Read the answer, or raise what went wrong."""
-        return self._fetch()
+        return self._convert(self.pending.fetch())
 
 
 def same(value: A) -> A:
@@ -54,7 +53,7 @@ async def run(call: Call[T]) -> T:
     except BaseException:
         pending.cancel()
         raise
-    return call.fetch()
+    return call._convert(pending.fetch())
 
 
 def wait(call: Call[T]) -> T:
