@@ -73,6 +73,10 @@ impl<T> Mine<T> {
     pub fn get(&self) -> Result<&T> {
         if self.is_foreign() { Err(BridgeError::forked()) } else { Ok(&self.value) }
     }
+
+    pub fn get_mut(&mut self) -> Result<&mut T> {
+        if self.is_foreign() { Err(BridgeError::forked()) } else { Ok(&mut self.value) }
+    }
 }
 
 impl<T> Drop for Mine<T> {

@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::edge::{Mine, Result, at_once, edge, runtime};
 use crate::error::BridgeError;
 use crate::kv::{TokenRecord, TxnRecord, TxnResult, fenced};
-use crate::mutex::within;
+use crate::mutex::{LostWatch, within};
 use crate::session::Session;
 use crate::stream::{Cell, Source, stream};
 
@@ -221,6 +221,14 @@ impl Leadership {
             }
         })
         .await
+    }
+
+    /// The same as a value that does not hold the leadership: for listeners in the background.
+    pub fn watch_lost(&self) -> Result<LostWatch, BridgeError> {
+        let held = self.0.get()?;
+        // Only whoever resigns keeps others out.
+        let lost = held.leadership.try_read().ok().and_then(|held| held.as_ref().map(sdk::Leadership::watch_lost));
+        Ok(LostWatch::new(held.over.subscribe(), lost))
     }
 
     /// Resigns and waits for the store. Answers whether the leadership was still held; once it is resigned

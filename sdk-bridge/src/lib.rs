@@ -81,7 +81,7 @@ pub use kv::{
     HeaderRecord, KeySet, KeyValueRecord, OpRecord, OpResult, PutRecord, PutResult, SortTarget, TokenRecord,
     TxnRecord, TxnResult,
 };
-pub use mutex::{ContenderRecord, Guard, Mutex, MutexOptions};
+pub use mutex::{ContenderRecord, Guard, LostWatch, Mutex, MutexOptions};
 pub use registry::{
     Balancer, BalancerPolicy, HealthCheck, HealthRecord, InstanceRecord, Pick, Probe, RegisterOptions,
     Registration, RegistrationConflict, RegistrationEventRecord, RegistrationStream, Registry,

@@ -1,6 +1,7 @@
 //! Locks.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,6 +103,41 @@ impl Mutex {
     }
 }
 
+type Lost = Pin<Box<dyn Future<Output = sdk::Error> + Send>>;
+
+/// Waits for the loss of something held, without holding it.
+pub struct LostWatch(Mine<(watch::Receiver<bool>, Option<Lost>)>);
+
+impl std::fmt::Debug for LostWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LostWatch")
+    }
+}
+
+impl LostWatch {
+    pub(crate) fn new(
+        over: watch::Receiver<bool>,
+        lost: Option<impl Future<Output = sdk::Error> + Send + 'static>,
+    ) -> Self {
+        Self(Mine::new((over, lost.map(|lost| Box::pin(lost) as Lost))))
+    }
+
+    /// The answer says why it was lost, or is `None` if it was given back.
+    pub async fn wait(mut self) -> Result<Option<BridgeError>, BridgeError> {
+        let (over, lost) = self.0.get_mut()?;
+        let Some(lost) = lost else { return Ok(None) };
+        edge(async {
+            tokio::select! {
+                biased;
+                // An error: it was dropped, and so given back.
+                _ = over.wait_for(|over| *over) => Ok(None),
+                why = lost => Ok(Some(why.into())),
+            }
+        })
+        .await
+    }
+}
+
 #[derive(Debug)]
 struct Held {
     guard: Lock<Option<sdk::Guard>>,
@@ -165,6 +201,14 @@ impl Guard {
             }
         })
         .await
+    }
+
+    /// The same as a value that does not hold the lock: for listeners in the background, which must not
+    /// keep it from being released when its holder forgets it.
+    pub fn watch_lost(&self) -> Result<LostWatch, BridgeError> {
+        let held = self.0.get()?;
+        let lost = held.guard.lock().as_ref().map(sdk::Guard::watch_lost);
+        Ok(LostWatch::new(held.over.subscribe(), lost))
     }
 
     /// Releases the lock and waits for the store. Answers whether it was still held; once it is released the
