@@ -80,13 +80,15 @@ stream!(ConfigStream(ConfigStream) -> ConfigEvent, ConfigEvent::from);
 
 static CANDIDATES: Table<bridge::Candidate> = Table::new();
 
-/// Takes a configuration, or refuses it with a reason; an answer to an old question does nothing.
+/// Takes a configuration, or refuses it with a reason, or says why it does not fit its type; an answer to
+/// an old question does nothing.
 #[napi]
-pub fn answer_candidate(number: u32, refusal: Option<String>) {
+pub fn answer_candidate(number: u32, refusal: Option<String>, misfit: Option<String>) {
     if let Some(candidate) = CANDIDATES.take(number) {
-        match refusal {
-            None => candidate.accept(None),
-            Some(why) => candidate.reject(why),
+        match (refusal, misfit) {
+            (_, Some(why)) => candidate.misfit(why),
+            (Some(why), None) => candidate.reject(why),
+            (None, None) => candidate.accept(None),
         }
     }
 }

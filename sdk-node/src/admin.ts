@@ -2,8 +2,8 @@
 
 import type * as native from '#native'
 import { type CallOptions, call } from './call.js'
-import * as check from './check.js'
 import type { Int64 } from './check.js'
+import * as check from './check.js'
 import { type Header, type KeysLike, keysOf } from './kv.js'
 import { opened, type Stream } from './stream.js'
 
@@ -185,7 +185,11 @@ export class Maintenance {
   /** A copy of the data of the member at this endpoint, piece by piece. */
   snapshot(endpoint: string, options?: CallOptions): Promise<Stream<Buffer>> {
     const at = check.text('endpoint', endpoint)
-    return opened(options, (cancel) => this.#native.snapshot(at, cancel), (piece: Buffer) => piece)
+    return opened(
+      options,
+      (cancel) => this.#native.snapshot(at, cancel),
+      (piece: Buffer) => piece,
+    )
   }
 }
 
@@ -278,7 +282,9 @@ export class Auth {
     const name = check.text('role', role)
     const which = keysOf('keys', keys)
     const may = check.oneOf('access', access, ['read', 'write', 'read-write'])
-    await call(options, (cancel) => this.#native.roleGrant(name, which, may !== 'write', may !== 'read', cancel))
+    await call(options, (cancel) =>
+      this.#native.roleGrant(name, which, may !== 'write', may !== 'read', cancel),
+    )
   }
   /** Takes from a role what it may do with exactly these keys. */
   async roleRevoke(role: string, keys: KeysLike, options?: CallOptions): Promise<void> {

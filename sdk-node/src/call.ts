@@ -22,7 +22,8 @@ export async function call<T>(
       throw translated(thrown)
     }
   }
-  if (!(signal instanceof AbortSignal)) throw new TypeError(`signal must be an AbortSignal; got ${kind(signal)}`)
+  if (!(signal instanceof AbortSignal))
+    throw new TypeError(`signal must be an AbortSignal; got ${kind(signal)}`)
   signal.throwIfAborted()
   const cancel = cancelNew()
   const abort = () => cancelFire(cancel)

@@ -34,18 +34,22 @@ export function truth(name: string, value: unknown): boolean {
 
 export function int64(name: string, value: unknown): bigint {
   if (typeof value === 'number') {
-    if (!Number.isSafeInteger(value)) throw new RangeError(`${name} must be a safe integer or a bigint; got ${value}`)
+    if (!Number.isSafeInteger(value))
+      throw new RangeError(`${name} must be a safe integer or a bigint; got ${value}`)
     return BigInt(value)
   }
-  if (typeof value !== 'bigint') throw new TypeError(`${name} must be a bigint or a number; got ${kind(value)}`)
-  if (value > I64_MAX || value < -I64_MAX - 1n) throw new RangeError(`${name} must fit into 64 bits; got ${value}`)
+  if (typeof value !== 'bigint')
+    throw new TypeError(`${name} must be a bigint or a number; got ${kind(value)}`)
+  if (value > I64_MAX || value < -I64_MAX - 1n)
+    throw new RangeError(`${name} must fit into 64 bits; got ${value}`)
   return value
 }
 
 /** The id of a cluster or member: 64 bits without a sign. */
 export function id(name: string, value: unknown): bigint {
   if (typeof value !== 'bigint') throw new TypeError(`${name} must be a bigint; got ${kind(value)}`)
-  if (value < 0n || value >= 1n << 64n) throw new RangeError(`${name} must fit into 64 bits without a sign; got ${value}`)
+  if (value < 0n || value >= 1n << 64n)
+    throw new RangeError(`${name} must fit into 64 bits without a sign; got ${value}`)
   return value
 }
 
@@ -59,14 +63,17 @@ export function whole(name: string, value: unknown, min: number, max: number): n
 
 /** A time in milliseconds. */
 export function millis(name: string, value: unknown): number {
-  if (typeof value !== 'number') throw new TypeError(`${name} must be a number of milliseconds; got ${kind(value)}`)
-  if (!(value >= 0 && value <= 1e12)) throw new RangeError(`${name} must be a time of 0 ms or more; got ${value}`)
+  if (typeof value !== 'number')
+    throw new TypeError(`${name} must be a number of milliseconds; got ${kind(value)}`)
+  if (!(value >= 0 && value <= 1e12))
+    throw new RangeError(`${name} must be a time of 0 ms or more; got ${value}`)
   return value
 }
 
 /** A time to live, in seconds; answers milliseconds. */
 export function ttl(name: string, value: unknown): number {
-  if (typeof value !== 'number') throw new TypeError(`${name} must be a number of seconds; got ${kind(value)}`)
+  if (typeof value !== 'number')
+    throw new TypeError(`${name} must be a number of seconds; got ${kind(value)}`)
   if (!(value > 0 && value <= 9_000_000_000)) {
     throw new RangeError(`${name} must be more than 0 and at most 9,000,000,000 seconds; got ${value}`)
   }
@@ -96,7 +103,8 @@ export function record(name: string, value: unknown): Record<string, unknown> {
 export function known(name: string, options: object | undefined, allowed: readonly string[]): void {
   if (options === undefined) return
   for (const key of Object.keys(record(name, options))) {
-    if (!allowed.includes(key)) throw new TypeError(`${name} has no option ${key}; there are ${allowed.join(', ')}`)
+    if (!allowed.includes(key))
+      throw new TypeError(`${name} has no option ${key}; there are ${allowed.join(', ')}`)
   }
 }
 

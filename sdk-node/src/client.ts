@@ -3,8 +3,8 @@
 import * as native from '#native'
 import { Auth, Cluster, Leases, Maintenance } from './admin.js'
 import { atOnce, type CallOptions, call, kind } from './call.js'
-import * as check from './check.js'
 import type { Bytes, Int64 } from './check.js'
+import * as check from './check.js'
 import { Config } from './config.js'
 import * as kv from './kv.js'
 import { Registry } from './registry.js'
@@ -231,7 +231,9 @@ export class Client implements AsyncDisposable {
       bufferBatches: check.maybe(o.buffer, (buffer) =>
         check.whole('buffer.batches', buffer.batches, 1, 0xffff_ffff),
       ),
-      bufferBytes: check.maybe(o.buffer, (buffer) => check.whole('buffer.bytes', buffer.bytes, 1, 0xffff_ffff)),
+      bufferBytes: check.maybe(o.buffer, (buffer) =>
+        check.whole('buffer.bytes', buffer.bytes, 1, 0xffff_ffff),
+      ),
     }
     return opened(o, (cancel) => this.#native.watch(watch, cancel), kv.watchBatch)
   }

@@ -2,8 +2,8 @@
 
 import * as native from '#native'
 import { atOnce, type CallOptions, call } from './call.js'
-import * as check from './check.js'
 import type { Bytes, Int64 } from './check.js'
+import * as check from './check.js'
 import { errorOf, type FolkmootError } from './errors.js'
 import { Stream, type StreamOptions } from './stream.js'
 
@@ -115,7 +115,9 @@ export class Config {
     const settings: native.ConfigOptions = {
       extends: check.texts('extends', options?.extends ?? []),
       cacheDir: check.maybe(options?.cacheDir, (dir) => check.text('cacheDir', dir)),
-      initialTimeoutMs: check.maybe(options?.initialTimeoutMs, (time) => check.millis('initialTimeoutMs', time)),
+      initialTimeoutMs: check.maybe(options?.initialTimeoutMs, (time) =>
+        check.millis('initialTimeoutMs', time),
+      ),
       debounceMs: check.maybe(options?.debounceMs, (time) => check.millis('debounceMs', time)),
     }
     const ask = (question: native.Question) => void judge(question, values, validate)
@@ -129,17 +131,20 @@ async function judge<T>(
   values: Values<T>,
   validate: ((old: T | undefined, candidate: T) => void | Promise<void>) | undefined,
 ): Promise<void> {
-  let refusal: string | undefined
+  const why = (thrown: unknown) => (thrown instanceof Error ? thrown.message : String(thrown))
+  let candidate: T
   try {
-    const candidate = values.of(question.document)
-    if (validate) {
-      const old = question.old ? values.of(question.old) : undefined
-      await validate(old, candidate)
-    }
+    candidate = values.of(question.document)
   } catch (thrown) {
-    refusal = thrown instanceof Error ? thrown.message : String(thrown)
+    return native.answerCandidate(question.number, undefined, why(thrown))
   }
-  native.answerCandidate(question.number, refusal)
+  try {
+    const old = question.old ? values.of(question.old) : undefined
+    await validate?.(old, candidate)
+    native.answerCandidate(question.number)
+  } catch (thrown) {
+    native.answerCandidate(question.number, why(thrown))
+  }
 }
 
 /** The values that were made of documents; the latest are remembered, so that each is the same object. */

@@ -7,8 +7,22 @@
 export type * from './admin.js'
 export type { CallOptions } from './call.js'
 export type { Bytes, Int64 } from './check.js'
-export { Client, type ClientOptions, type SessionOptions, type TlsOptions, type WatchOptions } from './client.js'
-export type { Config, ConfigEvent, ConfigItem, ConfigOptions, ConfigReader, ConfigSource, Parser } from './config.js'
+export {
+  Client,
+  type ClientOptions,
+  type SessionOptions,
+  type TlsOptions,
+  type WatchOptions,
+} from './client.js'
+export type {
+  Config,
+  ConfigEvent,
+  ConfigItem,
+  ConfigOptions,
+  ConfigReader,
+  ConfigSource,
+  Parser,
+} from './config.js'
 export {
   AmbiguousError,
   AuthError,
@@ -43,8 +57,8 @@ export {
   Keys,
   type KeysLike,
   type KeyValue,
-  Ops,
   type OpResult,
+  Ops,
   type PutOptions,
   type PutResult,
   prefix,

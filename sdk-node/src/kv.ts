@@ -2,8 +2,8 @@
 
 import type * as native from '#native'
 import { type CallOptions, call } from './call.js'
-import * as check from './check.js'
 import type { Bytes, Int64 } from './check.js'
+import * as check from './check.js'
 
 /** A set of keys; see {@link prefix}, {@link range}, {@link from} and {@link all}. */
 export class Keys {
@@ -170,7 +170,9 @@ export function getIn(keys: KeysLike, options: GetOptions | undefined): native.G
     keys: keysOf('key', keys),
     limit: check.maybe(o.limit, (limit) => check.whole('limit', limit, 0, Number.MAX_SAFE_INTEGER)),
     revision: check.maybe(o.revision, (value) => check.int64('revision', value)),
-    sort: check.maybe(o.sortBy, (by) => check.oneOf('sortBy', by, ['key', 'version', 'create', 'mod', 'value'])),
+    sort: check.maybe(o.sortBy, (by) =>
+      check.oneOf('sortBy', by, ['key', 'version', 'create', 'mod', 'value']),
+    ),
     descending: check.maybe(o.descending, (value) => check.truth('descending', value)),
     serializable: check.maybe(o.serializable, (value) => check.truth('serializable', value)),
     keysOnly: check.maybe(o.keysOnly, (value) => check.truth('keysOnly', value)),
@@ -189,7 +191,9 @@ export function putIn(key: Bytes, value: Bytes, options: PutOptions | undefined)
   return {
     key: check.bytes('key', key),
     value: check.bytes('value', value),
-    lease: check.maybe(o.lease, (lease) => check.int64('lease', typeof lease === 'object' ? lease.lease : lease)),
+    lease: check.maybe(o.lease, (lease) =>
+      check.int64('lease', typeof lease === 'object' ? lease.lease : lease),
+    ),
     prev: check.maybe(o.prev, (value) => check.truth('prev', value)),
     keepValue: check.maybe(o.keepValue, (value) => check.truth('keepValue', value)),
     keepLease: check.maybe(o.keepLease, (value) => check.truth('keepLease', value)),
@@ -390,7 +394,11 @@ export interface WatchBatch {
 /** @internal */
 export function watchBatch(out: native.WatchBatch): WatchBatch {
   const events = out.events.map(
-    (event): WatchEvent => ({ type: event.isDelete ? 'delete' : 'put', kv: event.kv, prev: event.prev ?? undefined }),
+    (event): WatchEvent => ({
+      type: event.isDelete ? 'delete' : 'put',
+      kv: event.kv,
+      prev: event.prev ?? undefined,
+    }),
   )
   return { revision: out.revision, events }
 }

@@ -2,8 +2,8 @@
 
 import * as native from '#native'
 import { atOnce, type CallOptions, call } from './call.js'
-import * as check from './check.js'
 import type { Bytes } from './check.js'
+import * as check from './check.js'
 import { abandoned } from './session.js'
 import { opened, Stream, type StreamOptions } from './stream.js'
 
@@ -95,7 +95,14 @@ function serviceEvent(out: native.ServiceEvent): ServiceEvent {
       return { type: 'snapshot', instances: of(out.instances), revision: out.revision }
     case 'delta': {
       const { revision, resync } = out
-      return { type: 'delta', added: of(out.added), updated: of(out.updated), removed: of(out.removed), revision, resync }
+      return {
+        type: 'delta',
+        added: of(out.added),
+        updated: of(out.updated),
+        removed: of(out.removed),
+        revision,
+        resync,
+      }
     }
     case 'fresh':
       return { type: 'fresh' }
@@ -110,7 +117,9 @@ const POLICIES: readonly Policy[] = ['round-robin', 'weighted-random', 'p2c', 'r
 
 function numbers(name: string, given: Record<string, number>): Record<string, number> {
   const entries = Object.entries(check.record(name, given))
-  return Object.fromEntries(entries.map(([key, value]) => [key, check.whole(`${name}.${key}`, value, 0, 65535)]))
+  return Object.fromEntries(
+    entries.map(([key, value]) => [key, check.whole(`${name}.${key}`, value, 0, 65535)]),
+  )
 }
 
 function strings(name: string, given: Record<string, string>): Record<string, string> {
@@ -178,7 +187,10 @@ export class Registry {
     return opened(options, (cancel) => this.#native.subscribe(name, cancel), serviceEvent)
   }
   /** Picks instances of a service. */
-  async balancer(service: string, options?: CallOptions & { policy?: Policy | undefined }): Promise<Balancer> {
+  async balancer(
+    service: string,
+    options?: CallOptions & { policy?: Policy | undefined },
+  ): Promise<Balancer> {
     check.known('options of balancer', options, ['policy', 'signal'])
     const name = check.text('service', service)
     const policy = check.oneOf('policy', options?.policy ?? 'round-robin', POLICIES)

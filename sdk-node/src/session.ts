@@ -3,8 +3,8 @@
 import { EventEmitter } from 'node:events'
 import type * as native from '#native'
 import { atOnce, type CallOptions, call } from './call.js'
-import * as check from './check.js'
 import type { Bytes } from './check.js'
+import * as check from './check.js'
 import { errorOf, type FolkmootError } from './errors.js'
 import { fencedTxn, type Txn } from './kv.js'
 import { opened, type Stream, type StreamOptions } from './stream.js'
@@ -44,10 +44,13 @@ export interface WaitOptions extends CallOptions {
 
 /** @internal */
 export const abandoned = new FinalizationRegistry<string>((what) => {
-  process.emitWarning(`${what} was forgotten and garbage collected; it has been given back. Give it back yourself.`, {
-    type: 'FolkmootWarning',
-    code: 'FOLKMOOT_ABANDONED',
-  })
+  process.emitWarning(
+    `${what} was forgotten and garbage collected; it has been given back. Give it back yourself.`,
+    {
+      type: 'FolkmootWarning',
+      code: 'FOLKMOOT_ABANDONED',
+    },
+  )
 })
 
 /** Events of a session. */

@@ -1,6 +1,6 @@
 /** Streams: async iterators that lose nothing when a reader gives up. */
 
-import { type CallOptions, call, atOnce } from './call.js'
+import { atOnce, type CallOptions, call } from './call.js'
 import * as check from './check.js'
 import { translated } from './errors.js'
 

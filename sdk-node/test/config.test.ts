@@ -75,7 +75,9 @@ test('typed configuration follows the store and keeps the last good value', asyn
 test('a namespace is laid over others', async () => {
   await client.config('base').publish({ timeout_ms: '1', other: '2' })
   await client.config('over').publish({ timeout_ms: '10' })
-  const reader = await client.config('over').typed((value) => value as Record<string, number>, { extends: ['base'] })
+  const reader = await client
+    .config('over')
+    .typed((value) => value as Record<string, number>, { extends: ['base'] })
   assert.deepEqual(reader.current, { timeout_ms: 10, other: 2 })
   reader.close()
 })
@@ -137,8 +139,11 @@ test('a configuration that is bad from the start is refused with the reason', as
     assert.match(thrown.message, /timeout_ms must be a number/)
     return true
   })
-  await assert.rejects(client.config('big').set('a', 'x'.repeat(2 << 20)), (thrown: Error & { code?: string }) => {
-    assert.ok(thrown.code && thrown.code !== 'INTERNAL', String(thrown))
-    return true
-  })
+  await assert.rejects(
+    client.config('big').set('a', 'x'.repeat(2 << 20)),
+    (thrown: Error & { code?: string }) => {
+      assert.ok(thrown.code && thrown.code !== 'INTERNAL', String(thrown))
+      return true
+    },
+  )
 })

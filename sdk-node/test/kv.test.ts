@@ -1,6 +1,16 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
-import { all, type Client, Compare, ConflictError, CompactedError, FolkmootError, from, prefix, range } from 'folkmoot'
+import {
+  all,
+  type Client,
+  CompactedError,
+  Compare,
+  ConflictError,
+  FolkmootError,
+  from,
+  prefix,
+  range,
+} from 'folkmoot'
 import { ETCD, FOLKMOOT, Store } from './support.js'
 
 for (const program of [FOLKMOOT, ETCD]) {
@@ -67,7 +77,12 @@ for (const program of [FOLKMOOT, ETCD]) {
       const nested = await client
         .txn()
         .when(Compare.value('t/a', '=', '1'), Compare.version('t/a', '<', 2n), Compare.exists('t/a'))
-        .txn(client.txn().when(Compare.modRevision('t/a', '!=', 0)).put('t/b', '2'))
+        .txn(
+          client
+            .txn()
+            .when(Compare.modRevision('t/a', '!=', 0))
+            .put('t/b', '2'),
+        )
         .delete('t/a', { prev: true })
         .commit()
       const [within, deleted] = nested.responses

@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Client } from 'folkmoot'
 
-export const FOLKMOOT = process.env['FOLKMOOT_BINARY'] ?? join(homedir(), '.cache/folkmoot/target/dist/folkmoot')
+export const FOLKMOOT =
+  process.env['FOLKMOOT_BINARY'] ?? join(homedir(), '.cache/folkmoot/target/dist/folkmoot')
 export const ETCD = process.env['ETCD_BINARY'] ?? '/usr/bin/etcd'
 
 async function freePort(): Promise<number> {

@@ -22,7 +22,9 @@ test('changes come once, in order, whole revisions', async () => {
   await client.delete('w/a')
   const batches = [await watch.read(), await watch.read(), await watch.read()]
   assert.deepEqual(
-    batches.map((batch) => batch?.events.map(({ type, kv, prev }) => [type, `${kv.key}`, `${prev?.value ?? ''}`])),
+    batches.map((batch) =>
+      batch?.events.map(({ type, kv, prev }) => [type, `${kv.key}`, `${prev?.value ?? ''}`]),
+    ),
     [
       [['put', 'w/a', '']],
       [
