@@ -38,7 +38,7 @@ ENDPOINT ?= 127.0.0.1:2379
 # Words after `make run ARGS='...'` go to `folkmoot serve`.
 ARGS ?=
 
-.PHONY: help setup setup-test build build-tools run cluster test unit sdk python python-wheel python-bench oracle crash compat tour sim mutants chaos \
+.PHONY: help setup setup-test build build-tools run cluster test unit sdk python python-wheel python-bench node node-package oracle crash compat tour sim mutants chaos \
 	verify fix bench clean
 
 help:
@@ -46,6 +46,7 @@ help:
 	@echo 'make cluster  build and start three members on this machine (MEMBERS=5 for five)'
 	@echo 'make test     every test: unit, property, server, differential against etcd, crash loop, real clients'
 	@echo 'make python   the client for Python: types, lints and tests'
+	@echo 'make node     the client for Node: types, lints and tests'
 	@echo 'make sim      a cluster under faults, simulated, WORLDS=1000 times'
 	@echo 'make mutants  known bugs put back one by one; the simulator must find each'
 	@echo 'make chaos    real members under faults, for ROUNDS=20 rounds'
@@ -68,12 +69,12 @@ run: build
 cluster: build
 	scripts/cluster $(FOLKMOOT) $(MEMBERS)
 
-test: setup-test unit sdk python oracle crash compat tour sim chaos
+test: setup-test unit sdk python node oracle crash compat tour sim chaos
 
 # One profile and one set of features for all tests; see docs/decisions/0009.
 unit:
 	$(CARGO) test --release --locked $(ALL) --exclude folkmoot-client --exclude folkmoot-bridge \
-		--exclude folkmoot-python --no-fail-fast
+		--exclude folkmoot-python --exclude folkmoot-node --no-fail-fast
 
 # The client, and what other languages have of it, against Folkmoot and against etcd.
 sdk: build
@@ -96,6 +97,26 @@ python: build $(PYTHON_ENV)/ready
 # What users install, optimised as the binary is.
 python-wheel: $(PYTHON_ENV)/ready
 	cd sdk-python && $(IN_PYTHON_ENV) maturin build --profile dist --locked --out $(abspath $(TARGET))/wheels
+
+# What Node's tools need; a Node that is too old for them is passed over for one from npm.
+NODE_ENV_DIR := $(abspath $(TARGET))/node
+IN_NODE := PATH=$(NODE_ENV_DIR)/node_modules/.bin:$$PATH
+
+sdk-node/node_modules/.ready: sdk-node/package-lock.json
+	scripts/setup node $(NODE_ENV_DIR)
+	cd sdk-node && $(IN_NODE) npm ci --no-audit --no-fund --loglevel=error
+	touch $@
+
+# The client for Node: types, lints, and its tests against Folkmoot and etcd.
+node: build sdk-node/node_modules/.ready
+	cd sdk-node && $(IN_NODE) npm run --silent build:native
+	git diff --exit-code -- sdk-node/native.d.cts
+	cd sdk-node && $(IN_NODE) npm run --silent build:ts && $(IN_NODE) npm run --silent lint
+	cd sdk-node && FOLKMOOT_BINARY=$(abspath $(FOLKMOOT)) $(IN_NODE) npm test --silent
+
+# What users install: needs `make node` before.
+node-package:
+	cd sdk-node && $(IN_NODE) npm pack --pack-destination $(abspath $(TARGET))
 
 # Puts a second beside aetcd's, against a server that is running: `make python-bench ENDPOINT=host:port`.
 python-bench: $(PYTHON_ENV)/ready

@@ -240,8 +240,11 @@ export interface Alarm {
   kind: string
 }
 
-/** Takes a configuration, or refuses it with a reason; an answer to an old question does nothing. */
-export declare function answerCandidate(number: number, refusal?: string | undefined | null): void
+/**
+ * Takes a configuration, or refuses it with a reason, or says why it does not fit its type; an answer to
+ * an old question does nothing.
+ */
+export declare function answerCandidate(number: number, refusal?: string | undefined | null, misfit?: string | undefined | null): void
 
 /** Answers a question how an instance is; an answer to an old one does nothing. */
 export declare function answerProbe(number: number, health: string): void
