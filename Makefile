@@ -31,16 +31,22 @@ CRASHES ?= 6
 WORLDS ?= 200
 ROUNDS ?= 3
 MEMBERS ?= 3
+PYTHON ?= python3
+PYTHON_ENV := $(abspath $(TARGET))/python
+IN_PYTHON_ENV := VIRTUAL_ENV=$(PYTHON_ENV) PATH=$(PYTHON_ENV)/bin:$$PATH
+ENDPOINT ?= 127.0.0.1:2379
 # Words after `make run ARGS='...'` go to `folkmoot serve`.
 ARGS ?=
 
-.PHONY: help setup setup-test build build-tools run cluster test unit sdk oracle crash compat tour sim mutants chaos \
+.PHONY: help setup setup-test build build-tools run cluster test unit sdk python python-wheel python-bench node node-package oracle crash compat tour sim mutants chaos \
 	verify fix bench clean
 
 help:
 	@echo 'make run      build and start a durable single-member server on 127.0.0.1:2379'
 	@echo 'make cluster  build and start three members on this machine (MEMBERS=5 for five)'
 	@echo 'make test     every test: unit, property, server, differential against etcd, crash loop, real clients'
+	@echo 'make python   the client for Python: types, lints and tests'
+	@echo 'make node     the client for Node: types, lints and tests'
 	@echo 'make sim      a cluster under faults, simulated, WORLDS=1000 times'
 	@echo 'make mutants  known bugs put back one by one; the simulator must find each'
 	@echo 'make chaos    real members under faults, for ROUNDS=20 rounds'
@@ -63,15 +69,60 @@ run: build
 cluster: build
 	scripts/cluster $(FOLKMOOT) $(MEMBERS)
 
-test: setup-test unit sdk oracle crash compat tour sim chaos
+test: setup-test unit sdk python node oracle crash compat tour sim chaos
 
 # One profile and one set of features for all tests; see docs/decisions/0009.
 unit:
-	$(CARGO) test --release --locked $(ALL) --exclude folkmoot-client --no-fail-fast
+	$(CARGO) test --release --locked $(ALL) --exclude folkmoot-client --exclude folkmoot-bridge \
+		--exclude folkmoot-python --exclude folkmoot-node --no-fail-fast
 
-# The client against Folkmoot and against etcd.
+# The client, and what other languages have of it, against Folkmoot and against etcd.
 sdk: build
-	FOLKMOOT_BINARY=$(abspath $(FOLKMOOT)) $(CARGO) test --release --locked -p folkmoot-client --no-fail-fast
+	FOLKMOOT_BINARY=$(abspath $(FOLKMOOT)) $(CARGO) test --release --locked -p folkmoot-client \
+		-p folkmoot-bridge --no-fail-fast
+
+# Python's tools live in an environment of their own beside the build.
+$(PYTHON_ENV)/ready: sdk-python/requirements-dev.txt
+	test -x $(PYTHON_ENV)/bin/python || $(PYTHON) -m venv $(PYTHON_ENV)
+	$(PYTHON_ENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+# The client for Python: types, lints, and its tests against Folkmoot and etcd.
+python: build $(PYTHON_ENV)/ready
+	cd sdk-python && $(IN_PYTHON_ENV) maturin develop --quiet --release --locked
+	cd sdk-python && $(IN_PYTHON_ENV) ruff format --check --quiet . && $(IN_PYTHON_ENV) ruff check --quiet .
+	cd sdk-python && $(IN_PYTHON_ENV) mypy && $(IN_PYTHON_ENV) pyright
+	cd sdk-python && FOLKMOOT_BINARY=$(abspath $(FOLKMOOT)) $(IN_PYTHON_ENV) python -X faulthandler -m pytest -q
+
+# What users install, optimised as the binary is.
+python-wheel: $(PYTHON_ENV)/ready
+	cd sdk-python && $(IN_PYTHON_ENV) maturin build --profile dist --locked --out $(abspath $(TARGET))/wheels
+
+# What Node's tools need; a Node that is too old for them is passed over for one from npm.
+NODE_ENV_DIR := $(abspath $(TARGET))/node
+IN_NODE := PATH=$(NODE_ENV_DIR)/node_modules/.bin:$$PATH
+
+sdk-node/node_modules/.ready: sdk-node/package-lock.json
+	scripts/setup node $(NODE_ENV_DIR)
+	cd sdk-node && $(IN_NODE) npm ci --no-audit --no-fund --loglevel=error
+	touch $@
+
+# The client for Node: types, lints, and its tests against Folkmoot and etcd.
+node: build sdk-node/node_modules/.ready
+	cd sdk-node && $(IN_NODE) npm run --silent build:native
+	git diff --exit-code -- sdk-node/native.d.cts
+	cd sdk-node && $(IN_NODE) npm run --silent build:ts && $(IN_NODE) npm run --silent lint
+	cd sdk-node && FOLKMOOT_BINARY=$(abspath $(FOLKMOOT)) $(IN_NODE) npm test --silent
+
+# What users install: needs `make node` before.
+node-package:
+	cd sdk-node && $(IN_NODE) npm pack --pack-destination $(abspath $(TARGET))
+
+# Puts a second beside aetcd's, against a server that is running: `make python-bench ENDPOINT=host:port`.
+python-bench: $(PYTHON_ENV)/ready
+	$(IN_PYTHON_ENV) pip install --quiet aetcd
+	cd sdk-python && $(IN_PYTHON_ENV) maturin develop --quiet --profile dist --locked
+	cd sdk-python && $(IN_PYTHON_ENV) python bench/puts.py $(ENDPOINT)
 
 # Real processes are tested as users run them.
 build-tools: build

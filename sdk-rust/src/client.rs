@@ -59,6 +59,15 @@ impl Client {
         self.shared.core.load().close();
     }
 
+    /// Logs in, if there is a name and a password, and waits for one answer of one member.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn verify(&self) -> Result<()> {
+        self.core()?.log_in().await?;
+        self.ask(Call::read()).await
+    }
+
     pub(crate) fn keys(&self) -> &Namespace {
         &self.namespace
     }
@@ -174,8 +183,7 @@ impl ClientBuilder {
     /// Makes the client, logs in, and waits for one answer of one member.
     pub async fn connect(self) -> Result<Client> {
         let client = self.connect_lazy()?;
-        client.core()?.log_in().await?;
-        client.verify(Call::read()).await?;
+        client.verify().await?;
         Ok(client)
     }
 }

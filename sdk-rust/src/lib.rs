@@ -59,6 +59,7 @@ pub use maintenance::{Alarm, AlarmKind, HashKv, MemberStatus};
 pub use recipes::contest::{FencedTxn, FencingToken};
 pub use recipes::election::{Election, Leader, LeaderEvent, Leadership, Observer};
 pub use recipes::mutex::{Contender, Guard, Mutex};
+pub use runtime::private as runtime;
 pub use session::{LostReason, Session, SessionBuilder, SessionState};
 pub use transport::tls::Tls;
 pub use watch::{WatchBatch, WatchBuilder, Watcher, WhenFull};

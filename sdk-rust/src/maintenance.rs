@@ -80,7 +80,7 @@ impl Client {
     }
 
     /// Asks any member whether it is there.
-    pub(crate) async fn verify(&self, call: Call) -> Result<()> {
+    pub(crate) async fn ask(&self, call: Call) -> Result<()> {
         let rpc = |channel, request| async move { stub(channel).status(request).await };
         let answer: Result<pb::StatusResponse> = self.core()?.unary(call, pb::StatusRequest {}, rpc).await;
         match answer {
@@ -199,7 +199,10 @@ impl Client {
     ///
     /// # Cancel safety
     /// The stream may be dropped at any time.
-    pub async fn snapshot(&self, endpoint: &str) -> Result<impl Stream<Item = Result<Bytes>> + Send + Unpin> {
+    pub async fn snapshot(
+        &self,
+        endpoint: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes>> + Send + Unpin + use<>> {
         let core = self.core()?;
         let index = Self::endpoint_index(&core, endpoint)?;
         let link = core.link(index);

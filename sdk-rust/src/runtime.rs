@@ -29,8 +29,10 @@ pub(crate) fn pid() -> u32 {
     std::process::id()
 }
 
-/// The private runtime of this process.
-pub(crate) fn private() -> Result<Handle> {
+/// The runtime that this crate's own threads serve in this process, for whoever builds on this crate
+/// and needs one. Nothing that blocks belongs there: keepalives run on it. In a forked child it is
+/// another one than in the parent.
+pub fn private() -> Result<Handle> {
     let pid = pid();
     let seen = CURRENT.load(Ordering::Acquire);
     // SAFETY: what was once stored is never freed.

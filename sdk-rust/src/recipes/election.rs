@@ -199,10 +199,19 @@ impl Leadership {
     /// # Cancel safety
     /// May be dropped and called again.
     pub async fn lost(&self) -> Error {
-        let error = self.0.place().lost().await;
-        match error.kind() {
-            ErrorKind::NotHeld => error.with_kind(ErrorKind::NotLeader),
-            _ => error,
+        self.watch_lost().await
+    }
+
+    /// As [`Leadership::lost`], for whoever cannot borrow the leadership while waiting. Resigning
+    /// counts as a loss here, because the key is deleted.
+    pub fn watch_lost(&self) -> impl Future<Output = Error> + Send + use<> {
+        let place = self.0.place().clone();
+        async move {
+            let error = place.lost().await;
+            match error.kind() {
+                ErrorKind::NotHeld => error.with_kind(ErrorKind::NotLeader),
+                _ => error,
+            }
         }
     }
 

@@ -191,6 +191,13 @@ impl Guard {
         self.0.place().lost().await
     }
 
+    /// As [`Guard::lost`], for whoever cannot borrow the guard while waiting. An unlock counts as a
+    /// loss here, because the key is deleted.
+    pub fn watch_lost(&self) -> impl Future<Output = Error> + Send + use<> {
+        let place = self.0.place().clone();
+        async move { place.lost().await }
+    }
+
     /// Unlocks and waits for the store. Answers whether the lock was still held; a newer holder is
     /// never disturbed.
     ///

@@ -23,7 +23,7 @@ mod subscribe;
 pub use balance::{Outcome, Policy};
 pub(crate) use instance::unique;
 pub use instance::{Health, Instance};
-pub use registration::{OnConflict, RegisterBuilder, Registration, RegistrationEvent};
+pub use registration::{OnConflict, RegisterBuilder, Registration, RegistrationEvent, RegistrationEvents};
 pub use subscribe::{Balancer, Pick, ServiceEvent, Subscription};
 
 use crate::client::Client;

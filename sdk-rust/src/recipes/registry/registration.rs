@@ -413,6 +413,13 @@ impl Registration {
         self.events.recv().await
     }
 
+    /// Takes the events out, to be heard by somebody else than who drains and deregisters. Afterwards
+    /// [`Registration::event`] and this have none.
+    pub fn events(&mut self) -> RegistrationEvents {
+        let (_, none) = mpsc::channel(1);
+        RegistrationEvents { heard: std::mem::replace(&mut self.events, none) }
+    }
+
     /// Says that it takes nothing new, and waits until clients have had the time to notice. Then
     /// close the listeners and [`deregister`](Registration::deregister).
     ///
@@ -440,6 +447,23 @@ impl Registration {
             return Ok(());
         }
         answered.await.unwrap_or(Ok(()))
+    }
+}
+
+/// What happens to a registration.
+#[derive(Debug)]
+pub struct RegistrationEvents {
+    heard: mpsc::Receiver<RegistrationEvent>,
+}
+
+impl RegistrationEvents {
+    /// What happened; `None` after the end of the registration. What nobody hears is forgotten after
+    /// 64.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn next(&mut self) -> Option<RegistrationEvent> {
+        self.heard.recv().await
     }
 }
 
