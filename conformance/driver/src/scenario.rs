@@ -30,6 +30,8 @@ pub struct Scenario {
     /// Leases may be left at the end.
     #[serde(default)]
     pub leaves_leases: bool,
+    /// Why it fails at present, whatever the language.
+    pub unsolved: Option<String>,
     /// The step that must fail, in scenarios that show that the suite can fail.
     pub fails_at: Option<String>,
 }

@@ -192,11 +192,19 @@ impl Stage {
                     return self.judge(answer, self.within(answer, call).await?);
                 };
                 let wanted = self.resolve(wanted)?;
+                let wanted_error = wanted.get("error").map(code);
                 let last = Mutex::new(Value::Null);
                 let looking = async {
                     loop {
                         match read(op, Some(adapter.call(op, &args, None).await?))? {
                             Ok(result) if mismatch(&wanted, &result).is_none() => return Ok(Ok(result)),
+                            Err(error)
+                                if wanted_error
+                                    .as_ref()
+                                    .is_some_and(|wanted| mismatch(wanted, &error).is_none()) =>
+                            {
+                                return Ok(Ok(error));
+                            }
                             Ok(other) | Err(other) => *last.lock() = other,
                         }
                         tokio::time::sleep(PAUSE).await;
@@ -319,10 +327,7 @@ impl Stage {
                 }
             }
             (Some(Expect::Error(wanted)), Err(error)) => {
-                let wanted = match self.resolve(wanted)? {
-                    Value::String(code) => json!({ "code": code }),
-                    pattern => pattern,
-                };
+                let wanted = code(&self.resolve(wanted)?);
                 if let Some(why) = mismatch(&wanted, error) {
                     return Err(format!("another error than expected: {why}"));
                 }
@@ -338,6 +343,11 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+/// The pattern of an error, of which the code is enough.
+fn code(wanted: &Value) -> Value {
+    if wanted.is_string() { json!({ "code": wanted }) } else { wanted.clone() }
 }
 
 /// What an actor answered. Its own faults end the scenario, whatever was expected.

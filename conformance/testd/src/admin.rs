@@ -45,6 +45,8 @@ pub struct Keys {
     pub revision: i64,
     /// In the order of their names.
     pub keys: Vec<Key>,
+    /// The revisions of their values, in the same order.
+    pub revisions: Vec<i64>,
 }
 
 /// The admin's way to the members.
@@ -162,7 +164,8 @@ impl Admin {
             lease: (kv.lease != 0).then(|| format!("{:x}", kv.lease)),
         });
         let revision = answer.header.map_or(0, |header| header.revision);
-        Ok(Keys { count: answer.kvs.len(), revision, keys: keys.collect() })
+        let revisions = answer.kvs.iter().map(|kv| kv.mod_revision).collect();
+        Ok(Keys { count: answer.kvs.len(), revision, keys: keys.collect(), revisions })
     }
 
     /// Puts; gives the revision.

@@ -30,7 +30,7 @@ pub struct Faults {
     pub hold_from_store: bool,
     /// The store is stopped: as if both were held, whatever else is healed.
     pub paused: bool,
-    /// Connections end, and new ones end at once.
+    /// Connections end, and nobody listens.
     pub refused: bool,
     /// How long everything is under way, in each direction.
     pub delay: Duration,
@@ -63,12 +63,14 @@ pub struct Link {
     address: SocketAddr,
     faults: watch::Sender<Faults>,
     open: Arc<AtomicUsize>,
-    listening: AbortHandle,
+    /// Whether the port is open.
+    listening: watch::Receiver<bool>,
+    task: AbortHandle,
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.listening.abort();
+        self.task.abort();
     }
 }
 
@@ -78,18 +80,23 @@ impl Link {
     /// # Errors
     /// The system has no port left.
     pub async fn open(target: Target) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let address = listener.local_addr()?;
+        // Below the ports that the system gives to connections: it must be free to come back to.
+        let address = SocketAddr::from(([127, 0, 0, 1], crate::store::free_port()?));
+        let listener = TcpListener::bind(address).await?;
         let faults = watch::Sender::new(Faults::default());
         let open = Arc::new(AtomicUsize::new(0));
-        let (states, count) = (faults.subscribe(), open.clone());
-        let listening = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let connection = carry(client, target.clone(), states.clone(), Counted::one(&count));
-                tokio::spawn(connection);
-            }
-        });
-        Ok(Self { address, faults, open, listening: listening.abort_handle() })
+        let (is_open, listening) = watch::channel(true);
+        let task = tokio::spawn(listen(listener, target, faults.subscribe(), open.clone(), is_open));
+        Ok(Self { address, faults, open, listening, task: task.abort_handle() })
+    }
+
+    /// Gives a future that is done when the port is as open, or as closed, as it should be.
+    pub fn settled(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (mut listening, faults) = (self.listening.clone(), self.faults.subscribe());
+        async move {
+            // It fails only if the link is gone.
+            let _ = listening.wait_for(|open| *open != faults.borrow().refused).await;
+        }
     }
 
     /// Where the client connects to.
@@ -115,6 +122,51 @@ impl Link {
     /// How many connections there are.
     pub fn connection_count(&self) -> usize {
         self.open.load(Ordering::Relaxed)
+    }
+}
+
+async fn listen(
+    listener: TcpListener,
+    target: Target,
+    states: watch::Receiver<Faults>,
+    open: Arc<AtomicUsize>,
+    is_open: watch::Sender<bool>,
+) {
+    let Ok(address) = listener.local_addr() else { return };
+    let mut listener = Some(listener);
+    let mut changes = states.clone();
+    loop {
+        match &listener {
+            Some(socket) => tokio::select! {
+                biased;
+                refused = changes.wait_for(|faults| faults.refused) => {
+                    if refused.is_err() {
+                        return;
+                    }
+                    // The system refuses from here on, as on a machine where nobody listens.
+                    listener = None;
+                    is_open.send_replace(false);
+                }
+                accepted = socket.accept() => if let Ok((client, _)) = accepted {
+                    tokio::spawn(carry(client, target.clone(), states.clone(), Counted::one(&open)));
+                },
+            },
+            None => {
+                if changes.wait_for(|faults| !faults.refused).await.is_err() {
+                    return;
+                }
+                match TcpListener::bind(address).await {
+                    Ok(socket) => {
+                        listener = Some(socket);
+                        is_open.send_replace(true);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, %address, "a port is not free to be opened again yet");
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -310,10 +362,12 @@ mod tests {
     async fn refused_connections_end_until_the_way_is_healed() {
         let Way { link, mut client, listener, .. } = way().await;
         link.set(|faults| faults.refused = true);
-        assert!(hear(&mut client).await.is_err());
-        let mut refused = TcpStream::connect(link.address).await.unwrap();
-        assert!(hear(&mut refused).await.map_or(true, |bytes| bytes.is_empty()));
+        assert!(hear(&mut client).await.map_or(true, |bytes| bytes.is_empty()));
+        link.settled().await;
+        let refused = TcpStream::connect(link.address).await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         link.heal();
+        link.settled().await;
         let _client = TcpStream::connect(link.address).await.unwrap();
         tokio::time::timeout(PATIENCE, listener.accept()).await.expect("passes").unwrap();
     }

@@ -91,7 +91,7 @@ pub struct Store {
 
 /// A port that is free, below those that the system gives to connections: it must still be free
 /// when a stopped member comes back to it.
-fn free_port() -> std::io::Result<u16> {
+pub fn free_port() -> std::io::Result<u16> {
     static TAKEN: Mutex<std::collections::BTreeSet<u16>> = Mutex::new(std::collections::BTreeSet::new());
     for _ in 0..1000 {
         let port = rand::random_range(10_000..30_000);

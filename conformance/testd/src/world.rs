@@ -262,13 +262,26 @@ impl World {
     }
 
     /// Does something to the ways of a client (or of all) to a member (or to all).
-    fn each(
+    async fn each(
         &self,
         client: Option<&str>,
         member: Option<usize>,
         change: impl Fn(&Link),
     ) -> Result<Value, Refusal> {
+        for settled in self.change_each(client, member, &change)? {
+            settled.await;
+        }
+        Ok(json!({}))
+    }
+
+    fn change_each(
+        &self,
+        client: Option<&str>,
+        member: Option<usize>,
+        change: &dyn Fn(&Link),
+    ) -> Result<Vec<impl Future<Output = ()> + Send + use<>>, Refusal> {
         let links = self.links.lock();
+        let mut settled = Vec::new();
         if let Some(client) = client
             && !links.contains_key(client)
         {
@@ -279,9 +292,10 @@ impl World {
         for (at, link) in meant.flat_map(|(_, links)| links.iter().enumerate()) {
             if member.is_none_or(|member| member == at) {
                 change(link);
+                settled.push(link.settled());
             }
         }
-        Ok(json!({}))
+        Ok(settled)
     }
 
     /// Does one operation and gives its result.
@@ -306,7 +320,7 @@ impl World {
                 links.insert(name, ways);
                 Ok(json!({ "endpoints": endpoints }))
             }
-            Op::DropStreams { client } => self.each(client.as_deref(), None, Link::drop_connections),
+            Op::DropStreams { client } => self.each(client.as_deref(), None, Link::drop_connections).await,
             Op::Partition { client, ways, member } => {
                 let member = self.some(member).await?;
                 self.each(Some(&client), member, |link| {
@@ -315,17 +329,21 @@ impl World {
                         faults.hold_from_store |= ways != Ways::ToStore;
                     });
                 })
+                .await
             }
             Op::Refuse { client, member } => {
                 let member = self.some(member).await?;
-                self.each(Some(&client), member, |link| link.set(|faults| faults.refused = true))
+                self.each(Some(&client), member, |link| link.set(|faults| faults.refused = true)).await
             }
-            Op::Delay { client, ms } => self.each(Some(&client), None, |link| {
-                link.set(|faults| faults.delay = Duration::from_millis(ms));
-            }),
-            Op::Heal { client } => self.each(client.as_deref(), None, Link::heal),
+            Op::Delay { client, ms } => {
+                self.each(Some(&client), None, |link| {
+                    link.set(|faults| faults.delay = Duration::from_millis(ms));
+                })
+                .await
+            }
+            Op::Heal { client } => self.each(client.as_deref(), None, Link::heal).await,
             Op::Connected { client, at_least, within } => {
-                self.each(Some(&client), None, |_| {})?;
+                self.each(Some(&client), None, |_| {}).await?;
                 until(within, || async {
                     let links = self.links.lock();
                     let open: usize = links[&client].iter().map(Link::connection_count).sum();
@@ -446,7 +464,7 @@ impl World {
         for at in which {
             blocking(&self.store, move |store| store.signal(at, stop)).await?;
             // For a member in this process that is all there is: to its clients it is stopped.
-            self.each(None, Some(at), |link| link.set(|faults| faults.paused = stop))?;
+            self.each(None, Some(at), |link| link.set(|faults| faults.paused = stop)).await?;
             let mut paused = self.paused.lock();
             if stop {
                 paused.insert(at)
@@ -482,13 +500,13 @@ impl World {
             let clients: Vec<String> = self.links.lock().keys().cloned().collect();
             let client = clients.choose(&mut chance).cloned().unwrap_or_default();
             match fault {
-                Fault::DropStreams => drop(self.each(None, None, Link::drop_connections)?),
+                Fault::DropStreams => drop(self.each(None, None, Link::drop_connections).await?),
                 Fault::Delay => {
                     let slow =
                         |ms| move |link: &Link| link.set(|faults| faults.delay = Duration::from_millis(ms));
-                    self.each(None, None, slow(30))?;
+                    self.each(None, None, slow(30)).await?;
                     tokio::time::sleep(moment).await;
-                    self.each(None, None, slow(0))?;
+                    self.each(None, None, slow(0)).await?;
                 }
                 Fault::Partition => {
                     let hold = |held| {
@@ -496,9 +514,9 @@ impl World {
                             link.set(|faults| (faults.hold_to_store, faults.hold_from_store) = (held, held));
                         }
                     };
-                    self.each(Some(&client), None, hold(true))?;
+                    self.each(Some(&client), None, hold(true)).await?;
                     tokio::time::sleep(moment).await;
-                    self.each(Some(&client), None, hold(false))?;
+                    self.each(Some(&client), None, hold(false)).await?;
                 }
                 Fault::MoveLeader => drop(self.admin().move_leader().await?),
                 Fault::Restart => {
