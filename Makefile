@@ -16,6 +16,8 @@ ORACLE := $(TARGET)/release/folkmoot-oracle
 BENCH := $(TARGET)/release/folkmoot-bench
 SIM := $(TARGET)/release/folkmoot-sim
 CHAOS := $(TARGET)/release/folkmoot-chaos
+CONFORMANCE := $(TARGET)/release/folkmoot-conformance
+PARITY := $(TARGET)/release/folkmoot-parity
 
 # The generator asks a build dependency of RocksDB for other features, which would be reason enough
 # for cargo to compile RocksDB again: it is built by itself.
@@ -31,11 +33,15 @@ CRASHES ?= 6
 WORLDS ?= 200
 ROUNDS ?= 3
 MEMBERS ?= 3
+# Stores for the scenarios of the SDKs; by hand also folkmoot=PATH. ARGS goes to the interpreter.
+STORES ?= embedded etcd
+# WRITE=--write renews docs/parity.md instead of comparing it.
+WRITE ?=
 # Words after `make run ARGS='...'` go to `folkmoot serve`.
 ARGS ?=
 
 .PHONY: help setup setup-test build build-tools run cluster test unit sdk oracle crash compat tour sim mutants chaos \
-	verify fix bench clean
+	conformance verify fix bench clean
 
 help:
 	@echo 'make run      build and start a durable single-member server on 127.0.0.1:2379'
@@ -43,6 +49,7 @@ help:
 	@echo 'make test     every test: unit, property, server, differential against etcd, crash loop, real clients'
 	@echo 'make sim      a cluster under faults, simulated, WORLDS=1000 times'
 	@echo 'make mutants  known bugs put back one by one; the simulator must find each'
+	@echo 'make conformance  the SDKs play the same scenarios under faults, against Folkmoot and etcd'
 	@echo 'make chaos    real members under faults, for ROUNDS=20 rounds'
 	@echo 'make verify   format, lints, generated code and dependencies are in order (writes nothing)'
 	@echo 'make fix      format and apply what lints can fix'
@@ -63,7 +70,7 @@ run: build
 cluster: build
 	scripts/cluster $(FOLKMOOT) $(MEMBERS)
 
-test: setup-test unit sdk oracle crash compat tour sim chaos
+test: setup-test unit sdk conformance oracle crash compat tour sim chaos
 
 # One profile and one set of features for all tests; see docs/decisions/0009.
 unit:
@@ -72,6 +79,21 @@ unit:
 # The client against Folkmoot and against etcd.
 sdk: build
 	FOLKMOOT_BINARY=$(abspath $(FOLKMOOT)) $(CARGO) test --release --locked -p folkmoot-client --no-fail-fast
+
+# Languages that have no SDK yet are named: one that is missing by mistake fails, and so does one
+# that has come.
+conformance: setup-test
+	$(CARGO) build --release --locked -p folkmoot-testd -p folkmoot-conformance -p folkmoot-conformance-rust \
+		-p folkmoot-parity
+	mkdir -p $(TARGET)/conformance
+	rm -f $(TARGET)/conformance/*.json
+	for store in $(STORES); do \
+		$(CONFORMANCE) --adapter rust=$(TARGET)/release/folkmoot-conformance-rust \
+			--testd $(TARGET)/release/folkmoot-testd --store "$$store" \
+			--report "$(TARGET)/conformance/rust-$${store%%=*}.json" $(ARGS); \
+	done
+	$(PARITY) check --absent python,node $(WRITE) \
+		$(foreach store,$(STORES),--report $(TARGET)/conformance/rust-$(firstword $(subst =, ,$(store))).json)
 
 # Real processes are tested as users run them.
 build-tools: build

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use crate::scenario::Happening;
 
 const END_MAX: Duration = Duration::from_secs(10);
+const ABANDON_MAX: Duration = Duration::from_secs(2);
 
 /// How actors of a language are started.
 #[derive(Clone, Debug)]
@@ -120,6 +121,21 @@ impl Adapter {
         };
         kill_process(self.pid, signal)
             .map_err(|error| format!("the actor's process cannot be signalled: {error}"))
+    }
+
+    /// Ends it in any case: with a good-bye of its own if it is able to, so that it can end whatever
+    /// it started.
+    pub async fn abandon(&self) {
+        self.input.lock().await.take();
+        let mut child = self.child.lock().await;
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        // It may have been stopped.
+        let _ = kill_process(self.pid, Signal::CONT);
+        if tokio::time::timeout(ABANDON_MAX, child.wait()).await.is_err() {
+            let _ = child.kill().await;
+        }
     }
 
     /// Closes its input, upon which it has to end by itself.

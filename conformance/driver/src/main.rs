@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use crate::adapter::Language;
 use crate::control::Testd;
 use crate::scenario::Scenario;
-use crate::stage::{Failed, Stage};
+use crate::stage::{Cast, Failed, Stage};
 
 #[derive(Parser)]
 #[command(version, about = "Plays the conformance scenarios with the SDKs as actors")]
@@ -34,6 +34,10 @@ struct Flags {
     /// several, the actors of a scenario take turns.
     #[arg(long, required = true, value_parser = Language::parse)]
     adapter: Vec<Language>,
+    /// Another client of the same recipes, for the scenarios about that; what is beside this program
+    /// if not said.
+    #[arg(long, value_parser = Language::parse)]
+    foreign: Option<Language>,
     /// The fault-injecting server.
     #[arg(long, default_value = "folkmoot-testd")]
     testd: String,
@@ -60,13 +64,13 @@ enum Result_ {
     Failed(Failed),
 }
 
-async fn play(testd: &Arc<Testd>, flags: &Flags, can: &Value, scenario: &Scenario) -> Result_ {
-    let lacks = |need: &&String| !can.as_array().is_some_and(|can| can.contains(&json!(need)));
+async fn play(testd: &Arc<Testd>, cast: &Cast, about: &Value, scenario: &Scenario) -> Result_ {
+    let lacks = |need: &&String| !about["can"].as_array().is_some_and(|can| can.contains(&json!(need)));
     if let Some(lack) = scenario.requires.iter().find(lacks) {
-        let store = flags.store.split('=').next().unwrap_or_default();
+        let store = about["store"].as_str().unwrap_or_default();
         return Result_::Skipped(format!("the store {store} has no {lack}"));
     }
-    match Stage::play(testd, &flags.adapter, scenario).await {
+    match Stage::play(testd, cast, scenario).await {
         Ok(None) => Result_::Passed,
         Ok(Some(reason)) => Result_::Skipped(reason),
         Err(failed) => Result_::Failed(failed),
@@ -112,15 +116,20 @@ async fn run(flags: &Flags) -> Result<bool, String> {
     }
     let testd = Arc::new(Testd::start(&flags.testd, &flags.store).await?);
     let about = testd.request("GET", "/", &serde_json::Map::new()).await?;
+    let foreign = match &flags.foreign {
+        Some(foreign) => foreign.clone(),
+        None => Language { name: "etcdctl".into(), command: vec![beside("folkmoot-conformance-etcdctl")?] },
+    };
+    let cast = Cast { languages: flags.adapter.clone(), foreign };
     let mut lines: Vec<(String, Option<String>, Value)> = Vec::new();
     let mut failed = 0;
     let all = (0..flags.times).flat_map(|_| &scenarios);
     let mut playing = futures_util::stream::iter(all)
         .map(|scenario| {
-            let (testd, can) = (&testd, &about["can"]);
+            let (testd, cast, about) = (&testd, &cast, &about);
             async move {
                 let begun = Instant::now();
-                let result = turned(scenario, play(testd, flags, can, scenario).await);
+                let result = turned(scenario, play(testd, cast, about, scenario).await);
                 (scenario, result, begun.elapsed())
             }
         })
@@ -158,6 +167,12 @@ async fn run(flags: &Flags) -> Result<bool, String> {
     }
     say(&format!("{} played, {failed} failed; store {}, actors {languages:?}", lines.len(), about["store"]));
     Ok(failed == 0)
+}
+
+/// The path of a program in the same folder.
+fn beside(name: &str) -> Result<String, String> {
+    let here = std::env::current_exe().map_err(|error| error.to_string())?;
+    Ok(here.with_file_name(name).to_string_lossy().into_owned())
 }
 
 fn say(line: &str) {

@@ -41,6 +41,14 @@ struct Actor {
     gone: Mutex<bool>,
 }
 
+/// Who plays.
+pub struct Cast {
+    /// Under test; they take turns.
+    pub languages: Vec<Language>,
+    /// Another client of the same recipes.
+    pub foreign: Language,
+}
+
 /// See the module.
 pub struct Stage {
     testd: Arc<Testd>,
@@ -54,7 +62,7 @@ impl Stage {
     /// Plays it. `Ok(Some(reason))` if an actor cannot do what it asks for.
     pub async fn play(
         testd: &Arc<Testd>,
-        languages: &[Language],
+        cast: &Cast,
         scenario: &Scenario,
     ) -> Result<Option<String>, Failed> {
         let start = |why| Failed { at: "start".into(), why };
@@ -70,7 +78,7 @@ impl Stage {
         };
         let played = async {
             let folder = tempfile::tempdir().map_err(|error| start(error.to_string()))?;
-            if let Some(reason) = stage.cast(languages, scenario, folder.path()).await.map_err(start)? {
+            if let Some(reason) = stage.cast(cast, scenario, folder.path()).await.map_err(start)? {
                 return Ok(Some(reason));
             }
             stage.steps(String::new(), &scenario.steps).await?;
@@ -80,7 +88,7 @@ impl Stage {
         let played = played.await;
         // Actors that are stopped would keep their pipes open.
         for actor in stage.actors.values() {
-            let _ = actor.adapter.happen(Happening::Kill);
+            actor.adapter.abandon().await;
         }
         let ended = testd.request("DELETE", &format!("/worlds/{world}"), &Map::new()).await;
         ended.map_err(|why| Failed { at: "end".into(), why }).and(played)
@@ -94,15 +102,18 @@ impl Stage {
     /// Starts the actors. A reason if one of them cannot play its part.
     async fn cast(
         &mut self,
-        languages: &[Language],
+        cast: &Cast,
         scenario: &Scenario,
         folder: &std::path::Path,
     ) -> Result<Option<String>, String> {
-        for (at, (name, wishes)) in scenario.actors.iter().enumerate() {
-            let language = &languages[at % languages.len()];
+        let mut turns = cast.languages.iter().cycle();
+        for (name, wishes) in &scenario.actors {
             let ways = self.ctl("client", &Map::from_iter([("name".to_owned(), json!(name))])).await?;
-            let adapter = Adapter::start(language)?;
             let mut args = wishes.as_object().cloned().unwrap_or_default();
+            let foreign = args.remove("foreign").is_some_and(|foreign| foreign == json!(true));
+            let language = if foreign { Some(&cast.foreign) } else { turns.next() };
+            let language = language.ok_or("there is no language")?;
+            let adapter = Adapter::start(language)?;
             let late = args.remove("late").is_some_and(|late| late == json!(true));
             args.insert("endpoints".into(), ways["endpoints"].clone());
             args.insert("folder".into(), json!(folder));

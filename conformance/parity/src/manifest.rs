@@ -276,9 +276,9 @@ impl Manifest {
                         let given = symbols.iter().filter_map(|symbol| surface.names.get(symbol)).flatten();
                         let option =
                             || surface.names.keys().any(|one| one.ends_with(&format!("Options.{name}")));
-                        if !given.into_iter().any(|one| *one == name)
-                            && !(language == Language::Node && option())
-                        {
+                        let is_there = given.into_iter().any(|one| *one == name)
+                            || (language == Language::Node && option());
+                        if !is_there {
                             wrong.push(format!("{what} is missing: {name}"));
                         }
                     }

@@ -115,9 +115,8 @@ impl Reader<'_> {
         self.skip_brackets();
         let inside = &self.tokens[begin..self.at];
         for pair in inside.windows(3) {
-            match pair {
-                [_, Token::Word(name), Token::Sign(':' | '?')] => found.push(name.clone()),
-                _ => {}
+            if let [_, Token::Word(name), Token::Sign(':' | '?')] = pair {
+                found.push(name.clone());
             }
         }
         found
