@@ -112,8 +112,8 @@ pub enum Step {
         #[serde(flatten)]
         answer: Answer,
     },
-    /// What was begun has not ended.
-    Pending { pending: String },
+    /// What was begun has not ended, and does not for a moment.
+    Pending { pending: String, r#for: Option<f64> },
     /// What was begun is given up.
     Cancel { cancel: String },
     /// A saved result, looked at once more.

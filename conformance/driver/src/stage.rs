@@ -8,6 +8,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, try_join_all};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::adapter::{Adapter, Language};
 use crate::control::Testd;
@@ -15,6 +16,7 @@ use crate::pattern::{mismatch, resolve};
 use crate::scenario::{Answer, Expect, Happening, Scenario, Step};
 
 const WITHIN: f64 = 20.0;
+const MOMENT: f64 = 0.1;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Where it failed, and why.
@@ -260,10 +262,18 @@ impl Stage {
                 }
                 self.judge(answer, outcome)
             }
-            Step::Pending { pending } => {
-                let begun = self.begun.lock();
-                let begun = begun.get(pending).ok_or_else(|| format!("nothing was begun as {pending}"))?;
-                if begun.task.is_finished() { Err(format!("{pending} has ended")) } else { Ok(()) }
+            Step::Pending { pending, r#for } => {
+                let until = Instant::now() + Duration::from_secs_f64(r#for.unwrap_or(MOMENT));
+                loop {
+                    let begun = self.begun.lock().get(pending).map(|begun| begun.task.is_finished());
+                    match begun {
+                        None => return Err(format!("nothing was begun as {pending}")),
+                        Some(true) => return Err(format!("{pending} has ended")),
+                        Some(false) if Instant::now() >= until => return Ok(()),
+                        // That nothing happens can only be seen by looking for a while.
+                        Some(false) => tokio::time::sleep(PAUSE).await,
+                    }
+                }
             }
             Step::Cancel { cancel } => {
                 let begun = self.begun.lock().remove(cancel);
