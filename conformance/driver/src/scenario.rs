@@ -142,6 +142,11 @@ impl Scenario {
     }
 }
 
+/// As YAML 1.2 has it: `no`, `on` and `y` are texts.
+fn read_yaml(text: &str) -> Result<Value, serde_saphyr::Error> {
+    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
+}
+
 fn files(dir: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
@@ -166,7 +171,7 @@ pub fn load(dir: &Path, schema: &Value) -> Result<Vec<Scenario>, String> {
     for path in paths {
         let place = |error: &dyn std::fmt::Display| format!("{error} file={}", path.display());
         let text = std::fs::read_to_string(&path).map_err(|error| place(&error))?;
-        let value: Value = serde_saphyr::from_str(&text).map_err(|error| place(&error))?;
+        let value: Value = read_yaml(&text).map_err(|error| place(&error))?;
         if let Some(error) = schema.iter_errors(&value).next() {
             return Err(place(&format!("{error} at={}", error.instance_path())));
         }

@@ -209,7 +209,7 @@ impl Stage {
                 let last = Mutex::new(Value::Null);
                 let looking = async {
                     loop {
-                        match read(op, Some(adapter.call(op, &args, None).await?))? {
+                        match read(op, Some(adapter.call(op, &args, answer.save.as_deref()).await?))? {
                             Ok(result) if mismatch(&wanted, &result).is_none() => return Ok(Ok(result)),
                             Err(error)
                                 if wanted_error

@@ -53,7 +53,11 @@ fn surfaces(root: &Path, language: Language) -> Result<Vec<(&'static str, Surfac
         Language::Rust if rust.exists() => vec![("rust", surface::rust::surface(&rust)?)],
         Language::Python if python.exists() => vec![
             ("python", surface::python::surface(&python, "")?),
-            ("python-sync", surface::python::surface(&python, "sync")?),
+            // Values and errors are the same objects in both.
+            (
+                "python-sync",
+                surface::python::surface(&python, "sync")?.over(surface::python::surface(&python, "")?),
+            ),
         ],
         Language::Node if node.exists() => {
             let places = ["dist/index.d.ts", "index.d.ts"].map(|place| node.join(place));

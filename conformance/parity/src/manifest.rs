@@ -235,6 +235,11 @@ impl Manifest {
                 (_, Language::Python) => upper_camel(&error.code),
                 (_, Language::Node) => format!("{}Error", upper_camel(&error.code)),
             };
+            let inside = surface.names.keys().filter(|one| one.starts_with(&format!("{name}.")));
+            if language != Language::Rust {
+                // Those of the common parent.
+                known.borrow_mut().extend(inside.cloned());
+            }
             need(format!("error {}", error.code), name, &mut wrong);
         }
         for one in &self.types {
@@ -253,6 +258,16 @@ impl Manifest {
                     // A union of texts has no names.
                     Language::Node => continue,
                 };
+                // Neither has one of Python that is no enumeration.
+                let prefix = format!("{name}.");
+                let is_constant = |one: &String| {
+                    let member = one.strip_prefix(&prefix);
+                    member.is_some_and(|member| member.chars().all(|letter| !letter.is_lowercase()))
+                };
+                let is_union = language == Language::Python && !surface.names.keys().any(is_constant);
+                if is_union {
+                    continue;
+                }
                 need(format!("value of {}", one.id), format!("{name}.{value}"), &mut wrong);
             }
         }
@@ -264,22 +279,30 @@ impl Manifest {
             for arg in &operation.args {
                 let what = format!("argument {} of {}", arg.name, operation.id);
                 match (arg.names.of(language), language) {
-                    (Some(Symbol::Absent { .. }), _) => {}
-                    (Some(Symbol::Name(name)), _) => need(what, name.clone(), &mut wrong),
-                    (Some(Symbol::Names(names)), _) => {
+                    (Some(Symbol::Absent { .. }), _) | (None, Language::Rust) => {}
+                    (Some(Symbol::Name(name)), Language::Rust) => need(what, name.clone(), &mut wrong),
+                    (Some(Symbol::Names(names)), Language::Rust) => {
                         names.iter().for_each(|name| need(what.clone(), name.clone(), &mut wrong));
                     }
-                    // Positions have no names there.
-                    (None, Language::Rust) => {}
-                    (None, _) => {
-                        let name = language.spell(&arg.name);
-                        let given = symbols.iter().filter_map(|symbol| surface.names.get(symbol)).flatten();
-                        let option =
-                            || surface.names.keys().any(|one| one.ends_with(&format!("Options.{name}")));
-                        let is_there = given.into_iter().any(|one| *one == name)
-                            || (language == Language::Node && option());
-                        if !is_there {
-                            wrong.push(format!("{what} is missing: {name}"));
+                    (given, _) => {
+                        let names = match given {
+                            Some(Symbol::Name(name)) => vec![name.clone()],
+                            Some(Symbol::Names(names)) => names.clone(),
+                            _ => vec![language.spell(&arg.name)],
+                        };
+                        for name in names {
+                            let mut parameters =
+                                symbols.iter().filter_map(|symbol| surface.names.get(symbol)).flatten();
+                            let is_parameter = parameters.any(|one| *one == name);
+                            let option = format!("Options.{name}");
+                            let options: Vec<_> =
+                                surface.names.keys().filter(|one| one.ends_with(&option)).cloned().collect();
+                            if language == Language::Node {
+                                known.borrow_mut().extend(options.iter().cloned());
+                            }
+                            if !is_parameter && (language != Language::Node || options.is_empty()) {
+                                wrong.push(format!("{what} is missing: {name}"));
+                            }
                         }
                     }
                 }

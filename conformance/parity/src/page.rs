@@ -18,6 +18,11 @@ pub struct Story {
     pub ops: Vec<String>,
 }
 
+/// As YAML 1.2 has it: `no`, `on` and `y` are texts.
+fn read_yaml(text: &str) -> Result<Value, serde_saphyr::Error> {
+    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
+}
+
 fn files(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), String> {
     let entries = std::fs::read_dir(dir).map_err(|error| format!("{error} folder={}", dir.display()))?;
     for entry in entries {
@@ -53,7 +58,7 @@ pub fn stories(folder: &Path) -> Result<Vec<Story>, String> {
     for path in paths {
         let place = |error: &dyn std::fmt::Display| format!("{error} file={}", path.display());
         let text = std::fs::read_to_string(&path).map_err(|error| place(&error))?;
-        let value: Value = serde_saphyr::from_str(&text).map_err(|error| place(&error))?;
+        let value: Value = read_yaml(&text).map_err(|error| place(&error))?;
         let field = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
         let clauses = value["clauses"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let mut found = Vec::new();

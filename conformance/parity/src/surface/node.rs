@@ -221,6 +221,7 @@ fn read(file: &Path, surface: &mut Surface, seen: &mut Vec<PathBuf>) -> Result<(
                 let next = file.with_file_name("").join(format!("{base}.d.ts"));
                 let mut there = Surface::default();
                 read(&next, &mut there, &mut Vec::new())?;
+                surface.parents.extend(there.parents);
                 for (name, parameters) in there.names {
                     let (first, rest) = name.split_at(name.find('.').unwrap_or(name.len()));
                     if all {
@@ -238,9 +239,18 @@ fn read(file: &Path, surface: &mut Surface, seen: &mut Vec<PathBuf>) -> Result<(
                 "class" | "interface" => {
                     let Some(name) = reader.word() else { break };
                     surface.add(name.clone(), []);
+                    let mut parents = Vec::new();
                     while reader.peek().is_some() && !reader.is_sign('{') {
-                        if reader.is_sign('<') { reader.skip_brackets() } else { reader.at += 1 }
+                        if let Some(word) = reader.word() {
+                            parents.push(word);
+                        } else if reader.is_sign('<') {
+                            reader.skip_brackets();
+                        } else {
+                            reader.at += 1;
+                        }
                     }
+                    parents.retain(|parent| parent != "extends" && parent != "implements");
+                    surface.parents.insert(name.clone(), parents);
                     reader.members(&name, surface);
                     break;
                 }
@@ -271,6 +281,7 @@ fn read(file: &Path, surface: &mut Surface, seen: &mut Vec<PathBuf>) -> Result<(
 pub fn surface(file: &Path) -> Result<Surface, String> {
     let mut surface = Surface::default();
     read(file, &mut surface, &mut Vec::new())?;
+    surface.inherit();
     Ok(surface)
 }
 
@@ -289,6 +300,9 @@ mod tests {
             "Client.connect",
             "Client.revision",
             "Client.watch",
+            "Drake",
+            "Drake.colour",
+            "Drake.name",
             "Duck",
             "Duck.name",
             "Options",

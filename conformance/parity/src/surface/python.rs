@@ -23,7 +23,7 @@ pub fn surface(package: &Path, module: &str) -> Result<Surface, String> {
         return Err(format!("{} cannot be read: {}", package.display(), text.trim()));
     }
     let names = serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())?;
-    Ok(Surface { names })
+    Ok(Surface { names, ..Surface::default() })
 }
 
 #[cfg(test)]

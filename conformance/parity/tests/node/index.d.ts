@@ -17,6 +17,9 @@ export interface Options {
     ttl?: number;
     signal?: AbortSignal;
 }
+export declare class Drake extends Duck {
+    colour: string;
+}
 declare class Hidden {
     secret(): void;
 }
