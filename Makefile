@@ -80,20 +80,23 @@ unit:
 sdk: build
 	FOLKMOOT_BINARY=$(abspath $(FOLKMOOT)) $(CARGO) test --release --locked -p folkmoot-client --no-fail-fast
 
-# Languages that have no SDK yet are named: one that is missing by mistake fails, and so does one
-# that has come.
+# Every language plays every scenario on every store. Languages that have no SDK yet are named in
+# ABSENT: one that is missing by mistake fails, and so does one that has come.
+LANGUAGES ?= rust
+ABSENT ?= python,node
+ACTOR_rust = $(TARGET)/release/folkmoot-conformance-rust
+ACTOR_python = python3 sdk-python/conformance/actor.py
+ACTOR_node = node sdk-node/conformance/actor.mjs
 conformance: setup-test
 	$(CARGO) build --release --locked -p folkmoot-testd -p folkmoot-conformance -p folkmoot-conformance-rust \
 		-p folkmoot-parity
 	mkdir -p $(TARGET)/conformance
 	rm -f $(TARGET)/conformance/*.json
-	for store in $(STORES); do \
-		$(CONFORMANCE) --adapter rust=$(TARGET)/release/folkmoot-conformance-rust \
-			--testd $(TARGET)/release/folkmoot-testd --store "$$store" \
-			--report "$(TARGET)/conformance/rust-$${store%%=*}.json" $(ARGS); \
-	done
-	$(PARITY) check --absent python,node $(WRITE) \
-		$(foreach store,$(STORES),--report $(TARGET)/conformance/rust-$(firstword $(subst =, ,$(store))).json)
+	$(foreach language,$(LANGUAGES),$(foreach store,$(STORES),\
+		$(CONFORMANCE) --adapter '$(language)=$(ACTOR_$(language))' --testd $(TARGET)/release/folkmoot-testd \
+		--store '$(store)' --report $(TARGET)/conformance/$(language)-$(firstword $(subst =, ,$(store))).json $(ARGS) &&)) true
+	$(PARITY) check $(if $(ABSENT),--absent $(ABSENT)) $(WRITE) $(foreach language,$(LANGUAGES),\
+		$(foreach store,$(STORES),--report $(TARGET)/conformance/$(language)-$(firstword $(subst =, ,$(store))).json))
 
 # Real processes are tested as users run them.
 build-tools: build
