@@ -16,6 +16,8 @@ ORACLE := $(TARGET)/release/folkmoot-oracle
 BENCH := $(TARGET)/release/folkmoot-bench
 SIM := $(TARGET)/release/folkmoot-sim
 CHAOS := $(TARGET)/release/folkmoot-chaos
+CONFORMANCE := $(TARGET)/release/folkmoot-conformance
+PARITY := $(TARGET)/release/folkmoot-parity
 
 # The generator asks a build dependency of RocksDB for other features, which would be reason enough
 # for cargo to compile RocksDB again: it is built by itself.
@@ -35,11 +37,15 @@ PYTHON ?= python3
 PYTHON_ENV := $(abspath $(TARGET))/python
 IN_PYTHON_ENV := VIRTUAL_ENV=$(PYTHON_ENV) PATH=$(PYTHON_ENV)/bin:$$PATH
 ENDPOINT ?= 127.0.0.1:2379
+# Stores for the scenarios of the SDKs; by hand also folkmoot=PATH. ARGS goes to the interpreter.
+STORES ?= embedded etcd
+# WRITE=--write renews docs/parity.md instead of comparing it.
+WRITE ?=
 # Words after `make run ARGS='...'` go to `folkmoot serve`.
 ARGS ?=
 
 .PHONY: help setup setup-test build build-tools run cluster test unit sdk python python-wheel python-bench node node-package oracle crash compat tour sim mutants chaos \
-	verify fix bench clean
+	conformance verify fix bench clean
 
 help:
 	@echo 'make run      build and start a durable single-member server on 127.0.0.1:2379'
@@ -49,6 +55,7 @@ help:
 	@echo 'make node     the client for Node: types, lints and tests'
 	@echo 'make sim      a cluster under faults, simulated, WORLDS=1000 times'
 	@echo 'make mutants  known bugs put back one by one; the simulator must find each'
+	@echo 'make conformance  the SDKs play the same scenarios under faults, against Folkmoot and etcd'
 	@echo 'make chaos    real members under faults, for ROUNDS=20 rounds'
 	@echo 'make verify   format, lints, generated code and dependencies are in order (writes nothing)'
 	@echo 'make fix      format and apply what lints can fix'
@@ -69,7 +76,7 @@ run: build
 cluster: build
 	scripts/cluster $(FOLKMOOT) $(MEMBERS)
 
-test: setup-test unit sdk python node oracle crash compat tour sim chaos
+test: setup-test unit sdk python node conformance oracle crash compat tour sim chaos
 
 # One profile and one set of features for all tests; see docs/decisions/0009.
 unit:
@@ -123,6 +130,24 @@ python-bench: $(PYTHON_ENV)/ready
 	$(IN_PYTHON_ENV) pip install --quiet aetcd
 	cd sdk-python && $(IN_PYTHON_ENV) maturin develop --quiet --profile dist --locked
 	cd sdk-python && $(IN_PYTHON_ENV) python bench/puts.py $(ENDPOINT)
+
+# Every language plays every scenario on every store. Languages that have no SDK yet are named in
+# ABSENT: one that is missing by mistake fails, and so does one that has come.
+LANGUAGES ?= rust node
+ABSENT ?= python
+ACTOR_rust = $(TARGET)/release/folkmoot-conformance-rust
+ACTOR_python = python3 sdk-python/conformance/actor.py
+ACTOR_node = env PATH=$(NODE_ENV_DIR)/node_modules/.bin:$(PATH) node sdk-node/conformance/actor.mjs
+conformance: setup-test
+	$(CARGO) build --release --locked -p folkmoot-testd -p folkmoot-conformance -p folkmoot-conformance-rust \
+		-p folkmoot-parity
+	mkdir -p $(TARGET)/conformance
+	rm -f $(TARGET)/conformance/*.json
+	$(foreach language,$(LANGUAGES),$(foreach store,$(STORES),\
+		$(CONFORMANCE) --adapter '$(language)=$(ACTOR_$(language))' --testd $(TARGET)/release/folkmoot-testd \
+		--store '$(store)' --report $(TARGET)/conformance/$(language)-$(firstword $(subst =, ,$(store))).json $(ARGS) &&)) true
+	$(PARITY) check $(if $(ABSENT),--absent $(ABSENT)) $(WRITE) $(foreach language,$(LANGUAGES),\
+		$(foreach store,$(STORES),--report $(TARGET)/conformance/$(language)-$(firstword $(subst =, ,$(store))).json))
 
 # Real processes are tested as users run them.
 build-tools: build

@@ -1,0 +1,6 @@
+export interface Duck {
+    readonly name: string;
+}
+export type Goose = Duck & {
+    neck: number;
+};

@@ -1,0 +1,1 @@
+from pond._core.client import Client as Client

@@ -1,0 +1,4 @@
+pub struct Record {
+    pub shown: u8,
+    hidden: u8,
+}
