@@ -227,7 +227,8 @@ impl Leadership {
     pub fn watch_lost(&self) -> Result<LostWatch, BridgeError> {
         let held = self.0.get()?;
         // Only whoever resigns keeps others out.
-        let lost = held.leadership.try_read().ok().and_then(|held| held.as_ref().map(sdk::Leadership::watch_lost));
+        let lost =
+            held.leadership.try_read().ok().and_then(|held| held.as_ref().map(sdk::Leadership::watch_lost));
         Ok(LostWatch::new(held.over.subscribe(), lost))
     }
 

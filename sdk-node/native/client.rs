@@ -5,7 +5,9 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
 use super::call::{buffer, bytes, call, fail, maybe_millis, signed};
-use super::kv::{DeleteIn, DeleteOut, GetIn, GetOut, Header, PutIn, PutOut, TxnIn, TxnOut, WatchBatch, WatchIn};
+use super::kv::{
+    DeleteIn, DeleteOut, GetIn, GetOut, Header, PutIn, PutOut, TxnIn, TxnOut, WatchBatch, WatchIn,
+};
 use super::session::{Leader, LeaderStream, Session, leader};
 use super::stream::stream;
 
@@ -122,7 +124,12 @@ impl Client {
     }
 
     #[napi]
-    pub fn commit<'e>(&self, env: &'e Env, txn: TxnIn, cancel: Option<u32>) -> Result<PromiseRaw<'e, TxnOut>> {
+    pub fn commit<'e>(
+        &self,
+        env: &'e Env,
+        txn: TxnIn,
+        cancel: Option<u32>,
+    ) -> Result<PromiseRaw<'e, TxnOut>> {
         let (client, txn) = (self.0.clone(), bridge::TxnRecord::try_from(&txn)?);
         call(env, cancel, async move { client.commit(txn).await }, TxnOut::from)
     }

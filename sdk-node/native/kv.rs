@@ -337,11 +337,7 @@ pub struct Token {
 
 impl From<bridge::TokenRecord> for Token {
     fn from(token: bridge::TokenRecord) -> Self {
-        Self {
-            cluster_id: token.cluster_id.into(),
-            revision: token.revision.into(),
-            key: buffer(&token.key),
-        }
+        Self { cluster_id: token.cluster_id.into(), revision: token.revision.into(), key: buffer(&token.key) }
     }
 }
 

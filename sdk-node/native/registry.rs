@@ -233,7 +233,9 @@ impl Registry {
             ..Default::default()
         };
         let check = match check {
-            Some(check) => Some(std::sync::Arc::new(Check(weak(&check)?)) as std::sync::Arc<dyn bridge::HealthCheck>),
+            Some(check) => {
+                Some(std::sync::Arc::new(Check(weak(&check)?)) as std::sync::Arc<dyn bridge::HealthCheck>)
+            }
             None => None,
         };
         let registry = self.0.clone();

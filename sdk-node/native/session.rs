@@ -146,7 +146,12 @@ impl Guard {
     }
 
     #[napi]
-    pub fn commit<'e>(&self, env: &'e Env, txn: TxnIn, cancel: Option<u32>) -> Result<PromiseRaw<'e, TxnOut>> {
+    pub fn commit<'e>(
+        &self,
+        env: &'e Env,
+        txn: TxnIn,
+        cancel: Option<u32>,
+    ) -> Result<PromiseRaw<'e, TxnOut>> {
         let (guard, txn) = (self.0.clone(), bridge::TxnRecord::try_from(&txn)?);
         call(env, cancel, async move { guard.commit(txn).await }, TxnOut::from)
     }
@@ -280,13 +285,23 @@ impl Leadership {
     }
 
     #[napi]
-    pub fn commit<'e>(&self, env: &'e Env, txn: TxnIn, cancel: Option<u32>) -> Result<PromiseRaw<'e, TxnOut>> {
+    pub fn commit<'e>(
+        &self,
+        env: &'e Env,
+        txn: TxnIn,
+        cancel: Option<u32>,
+    ) -> Result<PromiseRaw<'e, TxnOut>> {
         let (leadership, txn) = (self.0.clone(), bridge::TxnRecord::try_from(&txn)?);
         call(env, cancel, async move { leadership.commit(txn).await }, TxnOut::from)
     }
 
     #[napi]
-    pub fn proclaim<'e>(&self, env: &'e Env, value: Buffer, cancel: Option<u32>) -> Result<PromiseRaw<'e, ()>> {
+    pub fn proclaim<'e>(
+        &self,
+        env: &'e Env,
+        value: Buffer,
+        cancel: Option<u32>,
+    ) -> Result<PromiseRaw<'e, ()>> {
         let (leadership, value) = (self.0.clone(), bytes(&value));
         call(env, cancel, async move { leadership.proclaim(value).await }, |()| ())
     }

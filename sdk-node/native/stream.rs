@@ -21,10 +21,7 @@ macro_rules! stream {
             /// Calls back once when there is something to take or nothing will ever come, and does not
             /// keep the process alive.
             #[napi]
-            pub fn ready_weak(
-                &self,
-                callback: napi::bindgen_prelude::Function<(), ()>,
-            ) -> napi::Result<()> {
+            pub fn ready_weak(&self, callback: napi::bindgen_prelude::Function<(), ()>) -> napi::Result<()> {
                 let callback = $crate::call::weak(&callback)?;
                 let stream = self.0.clone();
                 let runtime = folkmoot_bridge::runtime().map_err($crate::call::fail)?;
