@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use folkmoot_client as sdk;
 use folkmoot_client::recipes::config as recipe;
 use futures_util::FutureExt as _;
 use parking_lot::Mutex as Lock;
@@ -72,6 +73,20 @@ impl From<&Document> for ConfigDocument {
     }
 }
 
+/// Stands before the reason of a misfit on its way through `folkmoot-client`, to which every refusal of a
+/// check is one of a validator.
+const MISFIT: char = '\u{1}';
+
+/// An error of a reader, with misfits told from refusals.
+fn told(error: sdk::Error) -> BridgeError {
+    match error.message().split_once(MISFIT) {
+        Some((_, why)) if error.kind() == sdk::ErrorKind::Rejected => {
+            BridgeError::new(sdk::ErrorKind::InvalidConfig, why)
+        }
+        _ => error.into(),
+    }
+}
+
 type Verdict = Result<Option<Attachment>, String>;
 
 /// A configuration that may be taken. Dropping it unanswered refuses it.
@@ -103,7 +118,13 @@ impl Candidate {
         self.answer(Ok(attachment));
     }
 
-    /// Refuses it, and says why.
+    /// It does not fit the type that the language wants; says why. What the reader tells then is
+    /// `INVALID_CONFIG`, as of a text that does not parse.
+    pub fn misfit(&self, why: String) {
+        self.answer(Err(format!("{MISFIT}{why}")));
+    }
+
+    /// Refuses it, and says why: `REJECTED`.
     pub fn reject(&self, why: String) {
         self.answer(Err(why));
     }
@@ -220,7 +241,7 @@ impl From<recipe::ConfigEvent<Document>> for ConfigEventRecord {
                 source: change.source.into(),
             },
             recipe::ConfigEvent::Rejected(rejection) => {
-                Self::Rejected { revision: rejection.revision, error: rejection.error.into() }
+                Self::Rejected { revision: rejection.revision, error: told(rejection.error) }
             }
         }
     }
@@ -346,7 +367,7 @@ impl Config {
             if let Some(debounce) = options.debounce {
                 open = open.debounce(debounce);
             }
-            Ok(ConfigReader(Arc::new(Mine::new(Lock::new(Some(open.open().await?))))))
+            Ok(ConfigReader(Arc::new(Mine::new(Lock::new(Some(open.open().await.map_err(told)?))))))
         })
         .await
     }

@@ -343,7 +343,7 @@ async def test_a_configuration_is_typed_and_watched(client: Client) -> None:
             await config.set("timeout_ms", "never")
             rejected = await asyncio.wait_for(events.__anext__(), 20)
             assert isinstance(rejected, ConfigRejected)
-            assert isinstance(rejected.error, Rejected)
+            assert isinstance(rejected.error, InvalidConfig)
             assert "timeout_ms" in rejected.error.message
             assert settings.current.timeout_ms == 300
             await config.remove("timeout_ms")
