@@ -327,6 +327,13 @@ def test_process_exits(folkmoot_server: Server, name: str, way: str) -> None:
         kept = asyncio.run(main())
         client.config("gw").set("a", "2")
         assert slow.wait(20)
+
+        class Slow:
+            # The interpreter takes its time to end, while threads of ours look for signals.
+            def __del__(self, sleep=time.sleep):
+                sleep(0.5)
+
+        slow_end = Slow()
         print("ending", flush=True)
         if way == "exit":
             sys.exit(0)
