@@ -20,9 +20,10 @@ pub fn runtime() -> Result<Handle, BridgeError> {
     Ok(folkmoot_client::runtime()?)
 }
 
-/// A future that may be polled by anybody and does not panic.
-struct Edge<F> {
-    handle: Handle,
+/// A future that may be polled by anybody and does not panic. It is small, whatever it carries, so that
+/// moving a call around costs nothing.
+pub(crate) struct Edge<F> {
+    handle: Result<Handle>,
     future: Pin<Box<F>>,
 }
 
@@ -31,7 +32,10 @@ impl<T, F: Future<Output = Result<T>>> Future for Edge<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         let this = &mut *self;
-        let _entered = this.handle.enter();
+        let _entered = match &this.handle {
+            Ok(handle) => handle.enter(),
+            Err(error) => return Poll::Ready(Err(error.clone())),
+        };
         // What is left after a panic is dropped with the future and never polled again.
         match catch_unwind(AssertUnwindSafe(|| this.future.as_mut().poll(cx))) {
             Ok(poll) => poll,
@@ -41,8 +45,8 @@ impl<T, F: Future<Output = Result<T>>> Future for Edge<F> {
 }
 
 /// Carries a call over the border.
-pub(crate) async fn edge<T, F: Future<Output = Result<T>>>(future: F) -> Result<T> {
-    Edge { handle: runtime()?, future: Box::pin(future) }.await
+pub(crate) fn edge<T, F: Future<Output = Result<T>>>(future: F) -> Edge<F> {
+    Edge { handle: runtime(), future: Box::pin(future) }
 }
 
 /// The same for what does not wait.

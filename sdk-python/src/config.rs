@@ -42,6 +42,12 @@ impl Candidate {
         self.0.accept(Some(Arc::new(object)));
     }
 
+    /// It does not fit the type: `InvalidConfig`.
+    fn misfit(&self, why: String) {
+        self.0.misfit(why);
+    }
+
+    /// Refuses it: `Rejected`.
     fn reject(&self, why: String) {
         self.0.reject(why);
     }

@@ -1,8 +1,8 @@
 //! What happens when the interpreter ends, or the process forks.
 //!
-//! A thread that asks for the interpreter's lock while the interpreter ends is ended by Python in a
-//! way that Rust's frames cannot survive. So threads that wait for us stay where they are from then on;
-//! the process is about to end anyway.
+//! A thread that asks for the interpreter's lock while the interpreter ends is ended by Python in the
+//! middle of whatever it does, and what that means for the frames of Rust is not defined. So threads
+//! that wait for us stay where they are from then on; the process is about to end anyway.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, ThreadId};

@@ -18,6 +18,8 @@ use crate::port;
 
 /// How often a thread that waits looks for signals.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
+/// More than anybody waits.
+const FOR_EVER: Duration = Duration::from_secs(1_000_000_000);
 
 type Convert = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 
@@ -177,8 +179,7 @@ impl Pending {
     /// Waits as `wait` does, for so many seconds at most, and fetches nothing. Says whether it is done.
     fn wait_for(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
         self.check(py)?;
-        let until =
-            std::time::Instant::now() + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX / 4);
+        let until = std::time::Instant::now() + Duration::try_from_secs_f64(seconds).unwrap_or(FOR_EVER);
         loop {
             let now = std::time::Instant::now();
             let patience = until.saturating_duration_since(now).min(SIGNALS_EVERY);

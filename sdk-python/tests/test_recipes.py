@@ -202,8 +202,19 @@ async def test_leaders_are_elected_in_order_and_observed(client: Client) -> None
 
 async def test_services_find_each_other(client: Client) -> None:
     registry = client.registry("prod", zone="a")
+
+    async def change(changes: folkmoot.ServiceWatch) -> folkmoot.ServiceEvent:
+        # On a busy machine the store may not be heard for a moment.
+        return await asyncio.wait_for(anext_of(changes), 30)
+
+    async def anext_of(changes: folkmoot.ServiceWatch) -> folkmoot.ServiceEvent:
+        while True:
+            event = await changes.__anext__()
+            if event.kind in ("snapshot", "delta"):
+                return event
+
     async with registry.subscribe("users") as changes:
-        assert (await changes.__anext__()).kind == "snapshot"
+        assert (await change(changes)).kind == "snapshot"
         balancer = await registry.balancer("users", "p2c")
         with pytest.raises(NoInstances):
             balancer.pick()
@@ -219,7 +230,7 @@ async def test_services_find_each_other(client: Client) -> None:
         )
         async with first as registration:
             assert registration.id == "one"
-            (added,) = (await changes.__anext__()).added
+            (added,) = (await change(changes)).added
             assert (added.addr, added.zone, dict(added.ports), dict(added.attrs)) == (
                 "10.0.0.1:8080",
                 "a",
@@ -232,20 +243,20 @@ async def test_services_find_each_other(client: Client) -> None:
             other = await registry.register("users", port=8081, id="one", on_conflict="suffix", drain=0)
             assert other.id.startswith("one-")
             assert {instance.id for instance in await registry.resolve("users")} == {"one", other.id}
-            assert (await changes.__anext__()).added[0].host == "127.0.0.1"
+            assert (await change(changes)).added[0].host == "127.0.0.1"
             await other.deregister()
             await other.deregister()
-            assert (await changes.__anext__()).removed[0].id == other.id
+            assert (await change(changes)).removed[0].id == other.id
             await eventually("one is left", lambda: _one(balancer))
             with balancer.pick() as pick:
                 assert pick.addr == "10.0.0.1:8080"
             with pytest.raises(ConnectionError), balancer.pick():
                 raise ConnectionError
             registration.set_health(Health.DEGRADED)
-            (updated,) = (await changes.__anext__()).updated
+            (updated,) = (await change(changes)).updated
             assert updated.health is Health.DEGRADED
-        assert (await changes.__anext__()).updated[0].health is Health.DRAINING
-        assert [instance.id for instance in (await changes.__anext__()).removed] == ["one"]
+        assert (await change(changes)).updated[0].health is Health.DRAINING
+        assert [instance.id for instance in (await change(changes)).removed] == ["one"]
 
 
 async def _one(balancer: folkmoot.Balancer) -> bool:
@@ -332,7 +343,7 @@ async def test_a_configuration_is_typed_and_watched(client: Client) -> None:
             await config.set("timeout_ms", "never")
             rejected = await asyncio.wait_for(events.__anext__(), 20)
             assert isinstance(rejected, ConfigRejected)
-            assert isinstance(rejected.error, Rejected)
+            assert isinstance(rejected.error, InvalidConfig)
             assert "timeout_ms" in rejected.error.message
             assert settings.current.timeout_ms == 300
             await config.remove("timeout_ms")
@@ -472,7 +483,7 @@ def test_the_twin_for_threads_does_the_same(sync_client: SyncClient, tmp_path: P
         assert next(changes).kind == "snapshot"
         with registry.register("users", port=1, health=lambda: True, drain=0.01) as registration:
             assert isinstance(registration.id, str)
-            assert len(next(changes).added) == 1
+            assert len(next(event for event in changes if event.kind == "delta").added) == 1
             assert registry.balancer("users").pick().addr == "127.0.0.1:1"
             with registration.events() as events, pytest.raises(TimeoutError):
                 events.get(timeout=0.01)

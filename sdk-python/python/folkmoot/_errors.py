@@ -208,13 +208,13 @@ class ConfigError(FolkmootError, ValueError):
 
 
 class InvalidConfig(ConfigError):
-    """It does not parse."""
+    """It does not parse, or does not fit its type."""
 
     code = "INVALID_CONFIG"
 
 
 class Rejected(ConfigError):
-    """It does not fit its type, or was refused by the validator."""
+    """It was refused by the validator."""
 
     code = "REJECTED"
 

@@ -15,7 +15,7 @@ from . import _encode as enc
 from . import _native as native
 from ._call import Call, run, same
 from ._encode import Text
-from ._requests import health, policy, register_call
+from ._requests import health, outward_address, policy, register_call
 from ._session import Acquire, Held
 from ._stream import Stream
 from ._typed import in_loop
@@ -237,12 +237,16 @@ class Registry:
         grace = enc.seconds(drain, "drain")
 
         async def acquire() -> Registration:
+            loop = asyncio.get_running_loop()
+            where: object = host
+            if where is None:
+                # Names are resolved for it, which may take its time.
+                where = await loop.run_in_executor(None, outward_address, self._endpoints)
             pending = register_call(
                 self._native,
-                self._endpoints,
                 service,
                 port=port,
-                host=host,
+                host=where,
                 id=id,
                 ports={} if ports is None else ports,
                 weight=weight,
@@ -252,7 +256,7 @@ class Registry:
                 attrs={} if attrs is None else attrs,
                 ttl=ttl,
                 on_conflict=on_conflict,
-                check=prober(health, asyncio.get_running_loop()),
+                check=prober(health, loop),
             )
             return Registration(await run(Call(pending, same)), grace)
 

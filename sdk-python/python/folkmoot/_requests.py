@@ -271,7 +271,6 @@ def outward_address(endpoints: list[str]) -> str:
 
 def register_call(
     registry: native.Registry,
-    endpoints: list[str],
     service: object,
     *,
     port: object,
@@ -296,11 +295,10 @@ def register_call(
         enc.text(name, "attrs"): enc.text(value, "attrs", empty=True)
         for name, value in enc.mapping(attrs, "attrs").items()
     }
-    where = outward_address(endpoints) if host is None else enc.text(host, "host")
     return registry.register(
         "" if id is None else enc.text(id, "id"),
         enc.text(service, "service"),
-        where,
+        enc.text(host, "host"),
         enc.integer(port, "port", 0, 65535),
         named_ports,
         enc.integer(weight, "weight", 0, 2**31 - 1),

@@ -64,6 +64,10 @@ def checker(
         # Whatever the user's code raises is a refusal, and told as one.
         try:
             new = parse(candidate.json())
+        except BaseException as error:  # noqa: BLE001
+            candidate.misfit(_reason(error))
+            return
+        try:
             outcome = None if validate is None else validate(candidate.old(), new)
             if not inspect.isawaitable(outcome):
                 answer(new, outcome)

@@ -11,8 +11,8 @@ from .. import _native as native
 from .._call import Call, same, wait
 from .._registry import Balancer, prober
 from .._requests import health as to_health
+from .._requests import outward_address, register_call
 from .._requests import policy as to_policy
-from .._requests import register_call
 from .._types import Health, Instance, OnConflict, Policy, RegistrationEvent, ServiceEvent
 from ._session import Held
 from ._stream import Stream
@@ -124,10 +124,9 @@ class Registry:
         grace = enc.seconds(drain, "drain")
         pending = register_call(
             self._native,
-            self._endpoints,
             service,
             port=port,
-            host=host,
+            host=outward_address(self._endpoints) if host is None else host,
             id=id,
             ports={} if ports is None else ports,
             weight=weight,
