@@ -134,11 +134,13 @@ python-bench: $(PYTHON_ENV)/ready
 # Every language plays every scenario on every store. Languages that have no SDK yet are named in
 # ABSENT: one that is missing by mistake fails, and so does one that has come.
 LANGUAGES ?= rust node
-ABSENT ?= python
+ABSENT ?=
+# Languages whose SDK is there and does not play yet.
+UNPLAYED ?= python
 ACTOR_rust = $(TARGET)/release/folkmoot-conformance-rust
 ACTOR_python = python3 sdk-python/conformance/actor.py
 ACTOR_node = env PATH=$(NODE_ENV_DIR)/node_modules/.bin:$(PATH) node sdk-node/conformance/actor.mjs
-conformance: setup-test
+conformance: setup-test $(filter node,$(LANGUAGES))
 	$(CARGO) build --release --locked -p folkmoot-testd -p folkmoot-conformance -p folkmoot-conformance-rust \
 		-p folkmoot-parity
 	mkdir -p $(TARGET)/conformance
@@ -146,7 +148,7 @@ conformance: setup-test
 	$(foreach language,$(LANGUAGES),$(foreach store,$(STORES),\
 		$(CONFORMANCE) --adapter '$(language)=$(ACTOR_$(language))' --testd $(TARGET)/release/folkmoot-testd \
 		--store '$(store)' --report $(TARGET)/conformance/$(language)-$(firstword $(subst =, ,$(store))).json $(ARGS) &&)) true
-	$(PARITY) check $(if $(ABSENT),--absent $(ABSENT)) $(WRITE) $(foreach language,$(LANGUAGES),\
+	$(PARITY) check $(if $(ABSENT),--absent $(ABSENT)) $(if $(UNPLAYED),--unplayed $(UNPLAYED)) $(WRITE) $(foreach language,$(LANGUAGES),\
 		$(foreach store,$(STORES),--report $(TARGET)/conformance/$(language)-$(firstword $(subst =, ,$(store))).json))
 
 # Real processes are tested as users run them.

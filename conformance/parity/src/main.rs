@@ -36,6 +36,9 @@ enum Verb {
         /// Languages that are known not to be there yet. One that is there must not be named.
         #[arg(long, value_delimiter = ',')]
         absent: Vec<String>,
+        /// Languages that are known not to play the scenarios yet. One that does must not be named.
+        #[arg(long, value_delimiter = ',')]
+        unplayed: Vec<String>,
         /// Reports of conformance runs.
         #[arg(long)]
         report: Vec<PathBuf>,
@@ -75,7 +78,13 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-fn check(root: &Path, absent: &[String], reports: &[PathBuf], write: bool) -> Result<Vec<String>, String> {
+fn check(
+    root: &Path,
+    absent: &[String],
+    unplayed: &[String],
+    reports: &[PathBuf],
+    write: bool,
+) -> Result<Vec<String>, String> {
     let manifest = Manifest::load(&root.join("conformance/api.toml"))?;
     let mut wrong = Vec::new();
     let mut there = BTreeMap::new();
@@ -101,10 +110,10 @@ fn check(root: &Path, absent: &[String], reports: &[PathBuf], write: bool) -> Re
         wrong.push(format!("there is no such language: --absent {name}"));
     }
     let reports = reports.iter().map(|path| Report::load(path)).collect::<Result<Vec<_>, _>>()?;
-    wrong.extend(report::compare(&reports, &there));
+    wrong.extend(report::compare(&reports, &there, unplayed));
     let stories = page::stories(&root.join("conformance/scenarios"))?;
     wrong.extend(report::complete(&reports, &stories));
-    let page = page::page(&manifest, &there, &reports, &stories);
+    let page = page::page(&manifest, &there, unplayed, &reports, &stories);
     let place = root.join("docs/parity.md");
     if write {
         std::fs::write(&place, page).map_err(|error| format!("{error} file={}", place.display()))?;
@@ -131,7 +140,9 @@ fn main() -> ExitCode {
                 Vec::new()
             })
         }
-        Verb::Check { absent, report, write } => check(&flags.root, absent, report, *write),
+        Verb::Check { absent, unplayed, report, write } => {
+            check(&flags.root, absent, unplayed, report, *write)
+        }
     };
     let wrong = outcome.unwrap_or_else(|error| vec![error]);
     for one in &wrong {

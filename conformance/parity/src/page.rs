@@ -84,6 +84,7 @@ fn signature(operation: &Operation) -> String {
 pub fn page(
     manifest: &Manifest,
     there: &BTreeMap<&str, bool>,
+    unplayed: &[String],
     reports: &[Report],
     stories: &[Story],
 ) -> String {
@@ -94,7 +95,11 @@ pub fn page(
     let is_there = |language: Language| there.get(language.name()).copied().unwrap_or_default();
     page.push_str("\n## Languages\n\n| language | SDK |\n|---|---|\n");
     for language in Language::ALL {
-        let word = if is_there(language) { "is there, and has what follows" } else { "**absent**" };
+        let word = match (is_there(language), unplayed.iter().any(|one| one == language.name())) {
+            (false, _) => "**absent**",
+            (true, false) => "is there, has what follows, and plays the scenarios",
+            (true, true) => "is there and has what follows; **does not play the scenarios yet**",
+        };
         let _ = writeln!(page, "| {} | {word} |", language.name());
     }
     page.push_str("\n## Operations\n\nThe last column counts the scenarios that use it.\n");

@@ -43,8 +43,16 @@ impl Report {
 
 /// What is wrong with the reports: failures, skips without reason, languages whose passed sets differ
 /// on the same store, languages without a report.
-pub fn compare(reports: &[Report], there: &BTreeMap<&str, bool>) -> Vec<String> {
+pub fn compare(reports: &[Report], there: &BTreeMap<&str, bool>, unplayed: &[String]) -> Vec<String> {
     let mut wrong = Vec::new();
+    for language in unplayed {
+        if there.get(language.as_str()) != Some(&true) {
+            wrong.push(format!("there is no SDK that could play: --unplayed {language}"));
+        }
+        if reports.iter().any(|report| report.languages.contains(language)) {
+            wrong.push(format!("{language}: it plays; do not say --unplayed {language}"));
+        }
+    }
     for report in reports {
         let place = format!("{} on {}", report.who(), report.store);
         for line in report.scenarios.iter().chain(&report.must_fail) {
@@ -73,7 +81,7 @@ pub fn compare(reports: &[Report], there: &BTreeMap<&str, bool>) -> Vec<String> 
         }
         for (language, _) in there.iter().filter(|(_, is_there)| **is_there) {
             let has = reports.iter().any(|report| report.store == *store && report.languages == [*language]);
-            if !has {
+            if !has && !unplayed.iter().any(|one| one == language) {
                 wrong.push(format!("{store}: there is no report of {language}"));
             }
         }
@@ -126,19 +134,31 @@ mod tests {
     fn equal_sets_are_fine_and_others_are_not() {
         let rust = report("rust", &[("a/b", "passed", None), ("a/c", "skipped", Some("no users"))]);
         let python = report("python", &[("a/b", "passed", None), ("a/c", "skipped", Some("no users"))]);
-        assert_eq!(compare(&[rust.clone(), python], &there(&["rust", "python"])), Vec::<String>::new());
+        assert_eq!(compare(&[rust.clone(), python], &there(&["rust", "python"]), &[]), Vec::<String>::new());
         let python =
             report("python", &[("a/b", "skipped", Some("not yet")), ("a/c", "skipped", Some("no users"))]);
-        let wrong = compare(&[rust.clone(), python], &there(&["rust", "python"]));
+        let wrong = compare(&[rust.clone(), python], &there(&["rust", "python"]), &[]);
         assert_eq!(wrong, ["embedded: passed with one of rust and python only: a/b"]);
-        let wrong = compare(&[rust], &there(&["rust", "node"]));
+        let wrong = compare(&[rust], &there(&["rust", "node"]), &[]);
         assert_eq!(wrong, ["embedded: there is no report of node"]);
+    }
+
+    #[test]
+    fn a_language_that_does_not_play_has_to_be_named() {
+        let rust = report("rust", &[("a/b", "passed", None)]);
+        let unplayed = ["node".to_owned()];
+        let both = there(&["rust", "node"]);
+        assert_eq!(compare(std::slice::from_ref(&rust), &both, &unplayed), Vec::<String>::new());
+        let node = report("node", &[("a/b", "passed", None)]);
+        let wrong = compare(&[rust.clone(), node], &both, &unplayed);
+        assert_eq!(wrong, ["node: it plays; do not say --unplayed node"]);
+        assert_eq!(compare(&[rust], &there(&["rust"]), &unplayed).len(), 1);
     }
 
     #[test]
     fn skips_need_a_reason_and_failures_have_none() {
         let rust = report("rust", &[("a/b", "skipped", Some(" ")), ("a/c", "failed", Some("step 1"))]);
-        let wrong = compare(&[rust], &there(&["rust"]));
+        let wrong = compare(&[rust], &there(&["rust"]), &[]);
         assert_eq!(
             wrong,
             ["rust on embedded: skipped without a reason: a/b", "rust on embedded: failed: a/c step 1"]
@@ -147,10 +167,10 @@ mod tests {
 
     #[test]
     fn no_report_is_not_silently_fine() {
-        assert_eq!(compare(&[], &there(&["rust"])).len(), 1);
+        assert_eq!(compare(&[], &there(&["rust"]), &[]).len(), 1);
         let mut mute = report("rust", &[]);
         mute.must_fail.clear();
-        assert_eq!(compare(&[mute], &there(&["rust"])).len(), 1);
+        assert_eq!(compare(&[mute], &there(&["rust"]), &[]).len(), 1);
     }
 
     #[test]

@@ -70,6 +70,19 @@ impl Crate {
         if let Item::Struct(syn::ItemStruct { ident, .. }) | Item::Enum(syn::ItemEnum { ident, .. }) = &item {
             self.types.insert((path.to_vec(), ident.to_string()));
         }
+        let attributes: &[Attribute] = match &item {
+            Item::Struct(item) => &item.attrs,
+            Item::Enum(item) => &item.attrs,
+            Item::Trait(item) => &item.attrs,
+            Item::Type(item) => &item.attrs,
+            Item::Fn(item) => &item.attrs,
+            Item::Use(item) => &item.attrs,
+            _ => &[],
+        };
+        // What is not documented is promised to nobody.
+        if has_attribute(attributes, "doc", "hidden") {
+            return;
+        }
         match item {
             Item::Struct(item) if is_public(&item.vis) => {
                 let name = item.ident.to_string();

@@ -8,6 +8,9 @@ pub use client::Client;
 
 pub fn free() {}
 
+#[doc(hidden)]
+pub use client::Client as Inner;
+
 pub(crate) fn hidden() {}
 
 #[cfg(test)]
