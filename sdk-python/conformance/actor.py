@@ -13,8 +13,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import folkmoot
-from folkmoot import Compare, FolkmootError, Keys, Op
 from show import (
     Args,
     Settings,
@@ -33,6 +31,9 @@ from show import (
     text,
     token,
 )
+
+import folkmoot
+from folkmoot import Compare, FolkmootError, Keys, Op
 
 
 class Fault(Exception):
@@ -351,7 +352,7 @@ async def answer(actor: Actor, asked: Args) -> None:
     except ValueError as problem:
         # How Python says that an argument makes no sense, before anybody is asked.
         said["error"] = error(folkmoot.InvalidArgument(str(problem)))
-    except Exception as problem:  # noqa: BLE001
+    except Exception as problem:
         said["fault"] = f"{type(problem).__name__}: {problem}"
     print(json.dumps(said), flush=True)
 
