@@ -133,14 +133,14 @@ python-bench: $(PYTHON_ENV)/ready
 
 # Every language plays every scenario on every store. Languages that have no SDK yet are named in
 # ABSENT: one that is missing by mistake fails, and so does one that has come.
-LANGUAGES ?= rust node
+LANGUAGES ?= rust python node
 ABSENT ?=
 # Languages whose SDK is there and does not play yet.
-UNPLAYED ?= python
+UNPLAYED ?=
 ACTOR_rust = $(TARGET)/release/folkmoot-conformance-rust
-ACTOR_python = python3 sdk-python/conformance/actor.py
+ACTOR_python = $(PYTHON_ENV)/bin/python sdk-python/conformance/actor.py
 ACTOR_node = env PATH=$(NODE_ENV_DIR)/node_modules/.bin:$(PATH) node sdk-node/conformance/actor.mjs
-conformance: setup-test $(filter node,$(LANGUAGES))
+conformance: setup-test $(filter python node,$(LANGUAGES))
 	$(CARGO) build --release --locked -p folkmoot-testd -p folkmoot-conformance -p folkmoot-conformance-rust \
 		-p folkmoot-parity
 	mkdir -p $(TARGET)/conformance
