@@ -23,6 +23,13 @@ pub(crate) struct Mark {
     revision: i64,
 }
 
+impl Mark {
+    /// Whether the store was known to be beyond this revision.
+    pub fn is_after(&self, revision: i64) -> bool {
+        self.revision > revision
+    }
+}
+
 /// What an answer says about the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -59,6 +66,12 @@ impl Seen {
     pub fn mark(&self) -> Mark {
         let state = self.state.lock();
         Mark { epoch: *self.epoch.borrow(), revision: state.revision }
+    }
+
+    /// The same when it is known besides that the store has reached a revision.
+    pub fn mark_at(&self, reached: i64) -> Mark {
+        let mark = self.mark();
+        Mark { revision: mark.revision.max(reached), ..mark }
     }
 
     /// Judges an answer and remembers it.

@@ -78,7 +78,9 @@ pub(crate) fn fault(status: &Status) -> Fault {
         Code::DeadlineExceeded | Code::Cancelled | Code::Internal => Fault::Unsure,
         _ if message == "etcdserver: too many requests"
             || message == "etcdserver: rpc not supported for learner"
-            || message == "etcdserver: not capable" =>
+            || message == "etcdserver: not capable"
+            // Of a member while the leader moves: its log did not take the write.
+            || message == "raft proposal dropped" =>
         {
             Fault::Busy
         }
@@ -140,6 +142,7 @@ mod tests {
         let status = Status::unavailable("etcdserver: request timed out");
         assert_eq!(fault(&status), Fault::Unsure);
         assert_eq!(fault(&Status::unavailable("etcdserver: no leader")), Fault::Busy);
+        assert_eq!(fault(&Status::unknown("raft proposal dropped")), Fault::Busy);
         assert_eq!(fault(&Status::invalid_argument("etcdserver: key is not provided")), Fault::Refused);
     }
 

@@ -7,7 +7,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use folkmoot_proto::etcdserverpb as pb;
+use folkmoot_proto::etcdserverpb::kv_client::KvClient;
 use folkmoot_proto::etcdserverpb::watch_client::WatchClient;
 use folkmoot_proto::etcdserverpb::watch_create_request::FilterType;
 use folkmoot_proto::etcdserverpb::watch_request::RequestUnion;
@@ -18,7 +20,7 @@ use super::hub::{Command, Entry};
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind};
 use crate::transport::status::{self, Fault};
-use crate::transport::{Consistency, Core, Mark, Verdict};
+use crate::transport::{Call, Consistency, Core, Mark, Verdict};
 
 /// Without any message for so long the member is asked whether it is there.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -33,6 +35,8 @@ struct Watch {
     answerable: bool,
     /// A new token was tried for it.
     renewed: bool,
+    /// The newest revision that it has brought, or 0: the store was surely there.
+    reached: i64,
 }
 
 /// What the stream does after a message.
@@ -313,7 +317,8 @@ impl Stream {
         match command {
             Command::Open(id, entry) => {
                 entry.queue.push_heard(false);
-                self.watches.insert(id, Watch { entry, wire: None, answerable: false, renewed: false });
+                self.watches
+                    .insert(id, Watch { entry, wire: None, answerable: false, renewed: false, reached: 0 });
                 if self.out.is_some() {
                     self.create(id);
                 }
@@ -369,6 +374,23 @@ impl Stream {
         self.end_all(&Error::new(ErrorKind::ClusterReset, text));
     }
 
+    /// A member stands where this client has been before: it lags behind, or the store went back in time
+    /// and would never send what the watches wait for. A linearizable read tells; the judge of its answer
+    /// resets everything if need be (C-5).
+    fn look(&self, seen: Mark, key: Bytes, range_end: Bytes) {
+        let core = Arc::clone(&self.core);
+        let request = pb::RangeRequest { key, range_end, limit: 1, keys_only: true, ..Default::default() };
+        tokio::spawn(async move {
+            let rpc = |channel, request| async move { KvClient::new(channel).range(request).await };
+            let answer: Result<pb::RangeResponse, Error> = core.unary(Call::read(), request, rpc).await;
+            match answer {
+                Ok(response) => drop(core.judge(response.header.as_ref(), seen, Consistency::Linearizable)),
+                // The next stream looks again.
+                Err(error) => tracing::debug!(%error, "cannot tell whether the store went back in time"),
+            }
+        });
+    }
+
     fn close(&mut self) {
         self.end_all(&Error::closed("the client"));
     }
@@ -384,8 +406,15 @@ impl Stream {
         }
         if response.created {
             self.unanswered.retain(|wire| *wire != response.watch_id);
+            let revision = response.header.map_or(0, |header| header.revision);
             if let Some(watch) = self.watch_of(response.watch_id) {
                 watch.entry.queue.push_heard(true);
+                let (reached, key, end) =
+                    (watch.reached, watch.entry.spec.key.clone(), watch.entry.spec.end.clone());
+                let seen = self.core.seen.mark_at(reached);
+                if seen.is_after(revision) {
+                    self.look(seen, key, end);
+                }
             }
             return Next::GoOn;
         }
@@ -397,7 +426,10 @@ impl Stream {
         let revision = response.header.map_or(0, |header| header.revision);
         let Some(id) = self.wires.get(&response.watch_id).copied() else { return Next::GoOn };
         let Some(watch) = self.watches.get_mut(&id) else { return Next::GoOn };
+        let newest = response.events.iter().filter_map(|event| Some(event.kv.as_ref()?.mod_revision)).max();
+        watch.reached = watch.reached.max(newest.unwrap_or(0));
         if response.events.is_empty() && !response.fragment {
+            watch.reached = watch.reached.max(revision);
             if watch.entry.cursor.on_progress(revision) && watch.entry.spec.progress {
                 watch.entry.queue.push_progress(revision);
             }

@@ -128,7 +128,11 @@ pub(crate) fn parse(path: &str, bytes: &[u8]) -> Result<(String, Value)> {
         "json" => serde_json::from_str::<Strict>(text).map_err(|error| refuse(error.to_string()))?.0,
         "toml" => toml::from_str::<Strict>(text).map_err(|error| refuse(error.message().to_owned()))?.0,
         "yaml" | "yml" => {
-            serde_saphyr::from_str::<Strict>(text).map_err(|error| refuse(error.to_string()))?.0
+            // In YAML 1.2 only true and false are truth values; no, on and y are texts.
+            let options = serde_saphyr::options! { strict_booleans: true };
+            serde_saphyr::from_str_with_options::<Strict>(text, options)
+                .map_err(|error| refuse(error.to_string()))?
+                .0
         }
         "txt" => text.into(),
         _ => scalar(text),
