@@ -112,7 +112,7 @@ impl Election {
     pub async fn campaign(&self, value: impl AsRef<[u8]>) -> Result<Leadership> {
         let terms = Terms { value: Bytes::copy_from_slice(value.as_ref()), ..Terms::default() };
         let held = contest::contend(&self.session, &self.name, terms).await;
-        held.map(Leadership)
+        held.map(Leadership).map_err(not_leader)
     }
 
     /// Campaigns, does the work while leading, and resigns. The work is dropped when the leadership
@@ -206,13 +206,7 @@ impl Leadership {
     /// counts as a loss here, because the key is deleted.
     pub fn watch_lost(&self) -> impl Future<Output = Error> + Send + use<> {
         let place = self.0.place().clone();
-        async move {
-            let error = place.lost().await;
-            match error.kind() {
-                ErrorKind::NotHeld => error.with_kind(ErrorKind::NotLeader),
-                _ => error,
-            }
-        }
+        async move { not_leader(place.lost().await) }
     }
 
     /// Resigns and waits for the store. Answers whether the leadership was still held.
@@ -226,6 +220,14 @@ impl Leadership {
     /// Keeps the leadership until the session ends.
     pub fn forget(self) {
         self.0.forget();
+    }
+}
+
+/// What is a lock that is not held is here a leadership that is not.
+fn not_leader(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotHeld => error.with_kind(ErrorKind::NotLeader),
+        _ => error,
     }
 }
 

@@ -316,7 +316,8 @@ impl Stream {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Open(id, entry) => {
-                entry.queue.push_heard(false);
+                // It begins as heard: its consumer has just read the store. If that does not answer now,
+                // the end of this stream says so.
                 self.watches
                     .insert(id, Watch { entry, wire: None, answerable: false, renewed: false, reached: 0 });
                 if self.out.is_some() {
