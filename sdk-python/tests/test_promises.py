@@ -15,7 +15,7 @@ import textwrap
 import threading
 import time
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -539,6 +539,15 @@ def test_types_are_strict(tmp_path: Path) -> None:
         assert f"[{code}]" in told, f"{line}: {told or 'no error'}\n{found}"
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python as a terminal starts it: what runs in the background of a script begins with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_call_of_a_thread(store: Server, name: str) -> None:
     with SyncClient(store.endpoint, namespace=f"{name}/") as client, client.session() as session:
         with session.mutex("m").lock(), client.session() as other:
