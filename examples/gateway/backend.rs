@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
+use std::future::IntoFuture as _;
 use std::time::Duration;
 
 use axum::{Router, routing::get};
@@ -13,6 +14,7 @@ use folkmoot_client::Client;
 use folkmoot_client::recipes::registry::{Instance, OnConflict};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -24,6 +26,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = listener.local_addr()?;
     let greeting = format!("hello from {id}, in Rust\n");
     let app = Router::new().fallback(get(async move || greeting));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stopped = async { stopped.await.unwrap_or_default() };
+    let serving = tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(stopped).into_future());
     let mut terminate = signal(SignalKind::terminate())?;
 
     let client = Client::connect(endpoints.split(',')).await?;
@@ -33,14 +38,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let registration = registry.register(instance).on_conflict(OnConflict::Takeover).open().await?;
     println!("registered {id} at {address}");
 
-    let drained = async {
-        terminate.recv().await;
-        println!("draining {id}");
-        if let Err(error) = registration.drain(Duration::from_secs(2)).await {
-            println!("cannot say that {id} drains: {error}");
-        }
-    };
-    axum::serve(listener, app).with_graceful_shutdown(drained).await?;
+    terminate.recv().await;
+    println!("draining {id}");
+    registration.drain(Duration::from_secs(2)).await?;
+    drop(stop);
+    serving.await??;
     registration.deregister().await?;
     println!("stopped {id}");
     Ok(())
