@@ -103,6 +103,10 @@ impl Server {
         let url = format!("http://{address}");
         let mut command = folkmoot(["serve", "--listen-client-urls", &url, "--unsafe-no-fsync"]);
         command.args(["--listen-peer-urls", "http://127.0.0.1:0"]);
+        // A port that the system chooses is advertised by itself, one that is named is not.
+        if !address.ends_with(":0") {
+            command.args(["--advertise-client-urls", &url]);
+        }
         command.arg("--data-dir").arg(folder.path().join("data"));
         let mut process = spawn(&mut command);
         let mut log = BufReader::new(process.0.stderr.take().expect("is piped"));
