@@ -193,7 +193,9 @@ fn queue_with_etcdctl(server: &Server, name: &str, ours: &[&str], theirs: &[&str
     let mut waiting = start(true);
     for is_ours in [false, true, false, true] {
         let mut holder = waiting;
-        let held = holder.lines().next();
+        // Open to the end: etcdctl dies of a pipe that nobody reads.
+        let mut lines = holder.lines();
+        let held = lines.next();
         assert!(held.starts_with(&prefix), "{held}");
         waiting = start(is_ours);
         eventually("the next one in the line", || keys(server, &prefix) == 2);
@@ -201,7 +203,8 @@ fn queue_with_etcdctl(server: &Server, name: &str, ours: &[&str], theirs: &[&str
             server.text(["get", &prefix, "--prefix", "--keys-only", "--sort-by", "create", "--limit", "1"]);
         assert_eq!(first.trim_end(), held, "the line is in the order of arrival");
         holder.signal(Signal::INT);
-        assert!(holder.wait().success());
+        let end = holder.wait();
+        assert!(end.success(), "{end} is_ours={}: {}", !is_ours, holder.errors());
     }
     let held = waiting.lines().next();
     assert!(held.starts_with(&prefix), "{held}");
