@@ -262,12 +262,7 @@ impl Owner {
         let ceiling = self.kept_from.map_or(u64::MAX, |kept_from| {
             // A follower that takes long over a snapshot would find the log cut again; there is a
             // bound to what is kept for it.
-            kept_from.max(store.surplus(
-                index.0,
-                usize::MAX,
-                limits::TAIL_BYTES_FOR_SNAPSHOT,
-                u64::MAX,
-            ))
+            kept_from.max(store.surplus(index.0, usize::MAX, limits::TAIL_BYTES_FOR_SNAPSHOT, u64::MAX))
         });
         let surplus = store.surplus(index.0, count, bytes, ceiling);
         self.raw.mut_store().compact(surplus);

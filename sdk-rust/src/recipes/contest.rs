@@ -441,7 +441,8 @@ impl Sweeper {
     async fn run(&self, mut from: i64) -> Result<()> {
         let mut backoff = Backoff::default();
         loop {
-            let mut watcher = self.client.watch(Keys::from(self.key.clone())).no_deletes().open_at(from + 1)?;
+            let mut watcher =
+                self.client.watch(Keys::from(self.key.clone())).no_deletes().open_at(from + 1)?;
             let error = loop {
                 match watcher.next().await {
                     Some(Ok(batch)) => {

@@ -275,7 +275,8 @@ impl Proxy {
         let Ok(server) = tokio::net::TcpStream::connect(("127.0.0.1", target)).await else { return };
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let there = tokio::spawn(Self::pump(from_client, to_server, ways.clone(), carried.clone(), Some(held)));
+        let there =
+            tokio::spawn(Self::pump(from_client, to_server, ways.clone(), carried.clone(), Some(held)));
         let back = tokio::spawn(Self::pump(from_server, to_client, ways.clone(), carried, None));
         let cut = async { ways.wait_for(|way| *way == Way::Cut).await.map(drop) };
         let (there_abort, back_abort) = (there.abort_handle(), back.abort_handle());
