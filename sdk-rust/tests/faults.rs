@@ -212,15 +212,15 @@ on_each! {
         direct.put("k", "-1").await.unwrap();
         soon("the first event", watcher.next()).await.unwrap().unwrap();
         // One of the two is the way on which the streams are.
-        for silent in 0..2 {
-            ways[silent].set(Way::BlackHole);
+        for (silent, way) in ways.iter().enumerate() {
+            way.set(Way::BlackHole);
             direct.put("k", silent.to_string()).await.unwrap();
             let batch = soon("an event on the other way", watcher.next()).await.unwrap().unwrap();
             assert_eq!(batch.events[0].kv.value, silent.to_string());
             // Longer than the session lives without keepalives.
             tokio::time::sleep(Duration::from_secs(10)).await;
             session.check().expect("kept on the other way");
-            ways[silent].drop_connections().await;
+            way.drop_connections().await;
         }
         guard.txn().put("d", "").commit().await.unwrap();
     }
@@ -230,21 +230,24 @@ on_each! {
         let delay = Duration::from_secs(2);
         let open = async || client.session().open().await.unwrap();
         let (lost, left, waiting) = (open().await, open().await, open().await);
-        let wait = async || {
-            let own = waiting.clone();
-            let lock = tokio::spawn(async move { own.mutex("m").lock_delay(delay).lock().await });
+        let waits = async || {
             eventually("the waiter", async || {
                 (client.get(Get::prefix("m/").count_only()).await.unwrap().count == 2).then_some(())
             })
             .await;
-            lock
+        };
+        let ask = || {
+            let own = waiting.clone();
+            tokio::spawn(async move { own.mutex("m").lock_delay(delay).lock().await })
         };
         let guard = left.mutex("m").lock().await.unwrap();
-        let lock = wait().await;
+        let lock = ask();
+        waits().await;
         guard.unlock().await.unwrap();
         soon("the lock", lock).await.unwrap().unwrap().unlock().await.unwrap();
         let guard = lost.mutex("m").lock().await.unwrap();
-        let lock = wait().await;
+        let lock = ask();
+        waits().await;
         let begun = std::time::Instant::now();
         client.lease_revoke(lost.lease()).await.unwrap();
         let next = soon("the lock", lock).await.unwrap().unwrap();
