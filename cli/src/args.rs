@@ -1,21 +1,23 @@
 //! The command line as a whole: the flags of every command and the list of commands.
 
 use std::env;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use folkmoot_server::config::parse_duration;
 
-use crate::client::{ConnectOptions, split_endpoints};
+use crate::client::{ConnectOptions, TlsFiles, split_endpoints};
 use crate::commands::local::{CompletionArgs, VersionArgs};
 use crate::commands::{ClientCommand, Context};
+use crate::failure::{Failure, Result};
 use crate::output::{Format, Printer};
 use crate::serve::ServeArgs;
 
 /// Where members are if nobody says so.
 const ENDPOINT_DEFAULT: &str = "127.0.0.1:2379";
-/// Say so; the first that is set counts.
-const ENDPOINT_VARIABLES: [&str; 2] = ["FOLKMOOT_ENDPOINTS", "ETCDCTL_ENDPOINTS"];
+/// Beginnings of the variables that say what a flag does not; the first that is set counts.
+const VARIABLE_PREFIXES: [&str; 2] = ["FOLKMOOT_", "ETCDCTL_"];
 
 /// A key-value and coordination store that speaks the etcd v3 API: server and client
 #[derive(Parser)]
@@ -36,8 +38,9 @@ Every command explains itself by examples: folkmoot get --help
 Exit codes: 0 done; 1 failed, with a line on standard error; 2 wrong usage."
 )]
 pub struct Cli {
+    /// What every command can be told.
     #[command(flatten)]
-    globals: Globals,
+    pub globals: Globals,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -48,14 +51,15 @@ pub struct Cli {
 pub enum Command {
     Serve(ServeArgs),
     #[command(flatten)]
-    Client(ClientCommand),
+    Client(Box<ClientCommand>),
     Completion(CompletionArgs),
     Version(VersionArgs),
 }
 
+/// What every command can be told.
 #[derive(Args)]
 #[command(next_help_heading = "Client options")]
-struct Globals {
+pub struct Globals {
     /// Members to talk to, tried in turn [default: 127.0.0.1:2379] [env: FOLKMOOT_ENDPOINTS,
     /// ETCDCTL_ENDPOINTS]
     #[arg(long, global = true, value_name = "HOST:PORT,...")]
@@ -69,9 +73,27 @@ struct Globals {
     /// How long to wait for a connection
     #[arg(long, global = true, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     dial_timeout: Duration,
+    /// Encrypt, and trust the authorities in this PEM file and no others [env: FOLKMOOT_CACERT,
+    /// ETCDCTL_CACERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    cacert: Option<PathBuf>,
+    /// Encrypt, and show this certificate (PEM) to the members; with --key [env: FOLKMOOT_CERT,
+    /// ETCDCTL_CERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    cert: Option<PathBuf>,
+    /// The key (PEM) of --cert [env: FOLKMOOT_KEY, ETCDCTL_KEY]
+    #[arg(id = "key_file", long = "key", global = true, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Log in with this name [env: FOLKMOOT_USER, ETCDCTL_USER]
+    #[arg(long, global = true, value_name = "NAME[:PASSWORD]")]
+    user: Option<String>,
+    /// The password of --user [env: FOLKMOOT_PASSWORD, ETCDCTL_PASSWORD]
+    #[arg(long, global = true, value_name = "PASSWORD")]
+    password: Option<String>,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// Reads a duration that is longer than nothing.
+pub fn duration(text: &str) -> std::result::Result<Duration, String> {
     match parse_duration(text) {
         Some(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("it is a duration such as 500ms, 10s or 1h30m".into()),
@@ -83,18 +105,68 @@ impl Cli {
     pub fn printer(&self) -> Printer {
         Printer::new(self.globals.write_out)
     }
+}
 
+impl Globals {
     /// What commands work with that speak to members.
-    pub fn context(&self) -> Context {
-        let from_environment = || ENDPOINT_VARIABLES.iter().find_map(|name| env::var(name).ok());
-        Context {
-            connect: ConnectOptions {
-                endpoints: endpoints(self.globals.endpoints.clone().or_else(from_environment)),
-                dial_timeout: self.globals.dial_timeout,
-                command_timeout: self.globals.command_timeout,
-            },
-            printer: self.printer(),
-        }
+    ///
+    /// # Errors
+    /// Fails if flags and variables do not go together.
+    pub fn context(&self) -> Result<Context> {
+        Ok(Context { connect: self.connect(from_environment)?, printer: Printer::new(self.write_out) })
+    }
+
+    fn connect(&self, variable: impl Fn(&str) -> Option<String>) -> Result<ConnectOptions> {
+        let or_variable = |given: &Option<String>, name| given.clone().or_else(|| variable(name));
+        let file =
+            |given: &Option<PathBuf>, name| given.clone().or_else(|| variable(name).map(PathBuf::from));
+        Ok(ConnectOptions {
+            endpoints: endpoints(or_variable(&self.endpoints, "ENDPOINTS")),
+            dial_timeout: self.dial_timeout,
+            command_timeout: self.command_timeout,
+            tls: tls_files(
+                file(&self.cacert, "CACERT"),
+                file(&self.cert, "CERT"),
+                file(&self.key_file, "KEY"),
+            )?,
+            credentials: credentials(
+                or_variable(&self.user, "USER"),
+                or_variable(&self.password, "PASSWORD"),
+            )?,
+        })
+    }
+}
+
+fn from_environment(name: &str) -> Option<String> {
+    VARIABLE_PREFIXES.iter().find_map(|prefix| env::var(format!("{prefix}{name}")).ok())
+}
+
+fn tls_files(
+    authorities: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Option<TlsFiles>> {
+    let identity = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => return Err(Failure::usage("--cert needs --key, the key of the certificate")),
+        (None, Some(_)) => return Err(Failure::usage("--key needs --cert, the certificate of the key")),
+    };
+    let files = TlsFiles { authorities, identity };
+    Ok((files != TlsFiles::default()).then_some(files))
+}
+
+fn credentials(user: Option<String>, password: Option<String>) -> Result<Option<(String, String)>> {
+    match (user, password) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(Failure::usage("--password needs --user")),
+        (Some(name), Some(password)) => Ok(Some((name, password))),
+        (Some(user), None) => match user.split_once(':') {
+            Some((name, password)) => Ok(Some((name.to_owned(), password.to_owned()))),
+            None => Err(Failure::usage(format!(
+                "a user needs a password: --user {user}:PASSWORD, --password or ETCDCTL_PASSWORD"
+            ))),
+        },
     }
 }
 
@@ -150,8 +222,8 @@ mod tests {
         for line in
             ["folkmoot -w json --endpoints a:1 get k", "folkmoot get k --endpoints=a:1 --write-out=json"]
         {
-            let context = accepted(line).context();
-            assert_eq!(context.connect.endpoints, ["a:1"]);
+            let connect = accepted(line).globals.connect(|_| None).expect("makes sense");
+            assert_eq!(connect.endpoints, ["a:1"]);
         }
     }
 
@@ -171,6 +243,46 @@ mod tests {
         assert_eq!(refusal("folkmoot get a --prefix --from-key"), ErrorKind::ArgumentConflict);
         assert_eq!(refusal("folkmoot elect e"), ErrorKind::MissingRequiredArgument);
         assert_eq!(refusal("folkmoot put k v --lease xyz"), ErrorKind::ValueValidation);
+        for command in ["lock l", "elect e v", "registry register s a:1"] {
+            for ttl in ["0", "-1", "86401", "ten"] {
+                let line = format!("folkmoot {command} --ttl={ttl}");
+                assert_eq!(refusal(&line), ErrorKind::ValueValidation, "{line}");
+            }
+            assert_eq!(refusal(&format!("folkmoot {command} --kill-after 0s")), ErrorKind::ValueValidation);
+        }
+        assert_eq!(refusal("folkmoot lock --try --timeout 1s l"), ErrorKind::ArgumentConflict);
+        assert_eq!(refusal("folkmoot elect -l e -- true"), ErrorKind::ArgumentConflict);
+        assert_eq!(refusal("folkmoot registry register s a:1 --attr colour"), ErrorKind::ValueValidation);
+        assert_eq!(refusal("folkmoot registry register s a:1 --port http"), ErrorKind::ValueValidation);
+        assert_eq!(refusal("folkmoot config set n p v --file f"), ErrorKind::ArgumentConflict);
+        assert_eq!(refusal("folkmoot config set n p v --rev 3 --force"), ErrorKind::ArgumentConflict);
+    }
+
+    #[test]
+    fn encryption_needs_both_files_of_an_identity() {
+        let tls = |line: &str| accepted(line).globals.connect(|_| None).map(|connect| connect.tls);
+        assert_eq!(tls("folkmoot get k"), Ok(None));
+        let files = TlsFiles {
+            authorities: Some("ca.pem".into()),
+            identity: Some(("me.pem".into(), "me.key".into())),
+        };
+        assert_eq!(tls("folkmoot get k --cacert ca.pem --cert me.pem --key me.key"), Ok(Some(files)));
+        assert!(tls("folkmoot get k --cert me.pem").expect_err("has no key").is_usage());
+        assert!(tls("folkmoot get k --key me.key").expect_err("has no certificate").is_usage());
+    }
+
+    #[test]
+    fn a_password_comes_from_a_flag_a_name_or_a_variable() {
+        let log_in = |line: &str, variable: Option<&str>| {
+            let variable = |name: &str| variable.filter(|_| name == "PASSWORD").map(str::to_owned);
+            accepted(line).globals.connect(variable).map(|connect| connect.credentials)
+        };
+        let kim = || Ok(Some(("kim".to_owned(), "a:b".to_owned())));
+        assert_eq!(log_in("folkmoot get k --user kim:a:b", None), kim());
+        assert_eq!(log_in("folkmoot get k --user kim --password a:b", None), kim());
+        assert_eq!(log_in("folkmoot get k --user kim", Some("a:b")), kim());
+        assert!(log_in("folkmoot get k --user kim", None).expect_err("has no password").is_usage());
+        assert!(log_in("folkmoot get k --password x", None).expect_err("has no name").is_usage());
     }
 
     #[test]

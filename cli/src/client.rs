@@ -1,52 +1,174 @@
-//! A connection to one member: as little client as the commands need.
+//! How members are reached: the client of `sdk-rust`, and a connection to one member.
 //!
-//! Refuses: retries, balancing and sessions. An endpoint that cannot be reached is passed over for
-//! the next one; after that, an error is an error.
+//! Commands about keys and the recipes use the client library, which goes on when a member fails.
+//! What is asked of one member in particular, or printed with who answered it (members, leases,
+//! alarms, snapshots), goes through [`Client`]. Refuses: retries and sessions. An endpoint that
+//! cannot be reached is passed over for the next one; after that, an error is an error.
 
+use std::convert::Infallible;
+use std::fs;
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use folkmoot_client::Tls;
+use folkmoot_proto::etcdserverpb::AuthenticateRequest;
+use folkmoot_proto::etcdserverpb::auth_client::AuthClient;
 use folkmoot_proto::etcdserverpb::cluster_client::ClusterClient;
 use folkmoot_proto::etcdserverpb::kv_client::KvClient;
 use folkmoot_proto::etcdserverpb::lease_client::LeaseClient;
 use folkmoot_proto::etcdserverpb::maintenance_client::MaintenanceClient;
-use folkmoot_proto::etcdserverpb::watch_client::WatchClient;
-use folkmoot_proto::v3electionpb::election_client::ElectionClient;
-use folkmoot_proto::v3lockpb::lock_client::LockClient;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status};
+use tokio::net::TcpStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Request, Response, Status};
 
 use crate::failure::{Failure, Result, root_cause};
 
-/// Pings on a connection with open calls, so that a dead member is noticed while watching. Servers
-/// may refuse more than one in five seconds.
+/// Pings on a connection with open calls, so that a dead member is noticed while something streams.
+/// Servers may refuse more than one in five seconds.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long the first answer may take before it is looked whether anybody listens at all.
+const LISTENS_AFTER: Duration = Duration::from_millis(100);
+/// What a store without users says to a name and a password.
+const NO_USERS: &str = "etcdserver: authentication is not enabled";
 
 /// How to reach the members.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ConnectOptions {
-    /// Where the members are, `host:port` or `http://host:port`.
+    /// Where the members are, `host:port`, `http://host:port` or `https://host:port`.
     pub endpoints: Vec<String>,
     /// How long one connection attempt may take.
     pub dial_timeout: Duration,
     /// How long one call may take, where it does not wait by design.
     pub command_timeout: Duration,
+    /// How connections are encrypted; without it, only those to `https://` endpoints are, and the
+    /// system says whom to trust.
+    pub tls: Option<TlsFiles>,
+    /// Name and password.
+    pub credentials: Option<(String, String)>,
+}
+
+/// The files that encryption needs, in PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Authorities to trust; without, those of the system.
+    pub authorities: Option<PathBuf>,
+    /// Certificate and key to show to the members.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl TlsFiles {
+    fn for_library(&self) -> Tls {
+        let tls = self.authorities.as_ref().map_or_else(Tls::system, Tls::from_files);
+        match &self.identity {
+            Some((certificate, key)) => tls.identity(certificate, key),
+            None => tls,
+        }
+    }
+
+    fn for_channel(&self) -> Result<ClientTlsConfig> {
+        let mut config = ClientTlsConfig::new();
+        config = match &self.authorities {
+            Some(path) => config.ca_certificate(Certificate::from_pem(read(path)?)),
+            None => config.with_native_roots(),
+        };
+        if let Some((certificate, key)) = &self.identity {
+            config = config.identity(Identity::from_pem(read(certificate)?, read(key)?));
+        }
+        Ok(config)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path)
+        .map_err(|error| Failure::usage(format!("cannot read a TLS file: {error} path={}", path.display())))
+}
+
+impl ConnectOptions {
+    /// A client of the store, after it has had a first answer.
+    ///
+    /// The library goes on trying for as long as a call may take. Whoever has forgotten to start the
+    /// server, or to name the right port, should hear it at once.
+    pub async fn store(&self) -> Result<folkmoot_client::Client> {
+        let mut builder = folkmoot_client::Client::builder()
+            .endpoints(self.endpoints.clone())
+            .connect_timeout(self.dial_timeout)
+            .request_timeout(self.command_timeout);
+        if let Some(tls) = &self.tls {
+            builder = builder.tls(tls.for_library());
+        }
+        if let Some((name, password)) = &self.credentials {
+            builder = builder.auth(name, password);
+        }
+        let store = builder.connect_lazy()?;
+        tokio::select! {
+            biased;
+            verified = store.verify() => verified?,
+            nobody = self.nobody_listens() => match nobody {
+                Err(failure) => return Err(failure),
+                Ok(never) => match never {},
+            },
+        }
+        Ok(store)
+    }
+
+    /// Fails if no endpoint accepts connections, and waits for ever if one does.
+    async fn nobody_listens(&self) -> Result<Infallible> {
+        tokio::time::sleep(LISTENS_AFTER).await;
+        let mut refusals = Vec::new();
+        for endpoint in &self.endpoints {
+            let address = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest);
+            let dial = TcpStream::connect(address.trim_matches('/'));
+            refusals.push(match tokio::time::timeout(self.dial_timeout, dial).await {
+                Ok(Ok(_)) => return Ok(std::future::pending().await),
+                Ok(Err(error)) => unreachable_endpoint(endpoint, &error.to_string()),
+                Err(_) => unreachable_endpoint(endpoint, &self.no_connection()),
+            });
+        }
+        Err(Failure::new(refusals.join("; ")))
+    }
+
+    fn no_connection(&self) -> String {
+        format!("no connection within --dial-timeout={:?}", self.dial_timeout)
+    }
+}
+
+fn unreachable_endpoint(endpoint: &str, reason: &str) -> String {
+    format!("cannot reach endpoint {endpoint}: {reason}")
+}
+
+/// Shows the token of a login with every call, if there is one.
+#[derive(Clone)]
+pub struct Token(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Token {
+    fn call(&mut self, mut request: Request<()>) -> std::result::Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        Ok(request)
+    }
 }
 
 /// A connection to one member.
 #[derive(Clone)]
 pub struct Client {
     channel: Channel,
+    token: Token,
     command_timeout: Duration,
 }
 
 macro_rules! stub {
     ($(#[$doc:meta])* $name:ident, $stub:ident) => {
         $(#[$doc])*
-        pub fn $name(&self) -> $stub<Channel> {
-            // A range can be as large as the store; what is asked for is wanted.
-            $stub::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+        pub fn $name(&self) -> $stub<InterceptedService<Channel, Token>> {
+            // An answer can be as large as the store; what is asked for is wanted.
+            $stub::with_interceptor(self.channel.clone(), self.token.clone())
+                .max_decoding_message_size(usize::MAX)
         }
     };
 }
@@ -58,6 +180,7 @@ impl Client {
         for endpoint in &options.endpoints {
             match Self::connect_to(endpoint, options).await {
                 Ok(client) => return Ok(client),
+                Err(failure) if failure.is_usage() => return Err(failure),
                 Err(failure) => refusals.push(failure.message().to_owned()),
             }
         }
@@ -67,26 +190,45 @@ impl Client {
         }))
     }
 
-    /// Connects to one endpoint.
+    /// Connects to one endpoint, and logs in if there is a name.
     pub async fn connect_to(endpoint: &str, options: &ConnectOptions) -> Result<Self> {
-        let url = endpoint_url(endpoint)?;
-        let unreachable = |reason: &str| Failure::new(format!("cannot reach endpoint {endpoint}: {reason}"));
-        let dialer = Endpoint::from_shared(url)
-            .map_err(|error| unreachable(&error.to_string()))?
+        let url = endpoint_url(endpoint, options.tls.is_some())?;
+        let unreachable = |reason: &str| Failure::new(unreachable_endpoint(endpoint, reason));
+        let encrypted = url.starts_with("https://");
+        let mut dialer = Endpoint::from_shared(url)
+            .map_err(|error| unreachable(&root_cause(&error)))?
             .connect_timeout(options.dial_timeout)
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
+        if encrypted {
+            let config = options.tls.clone().unwrap_or_default().for_channel()?;
+            dialer = dialer.tls_config(config).map_err(|error| {
+                Failure::usage(format!("the TLS files cannot be used: {}", root_cause(&error)))
+            })?;
+        }
         let channel = match tokio::time::timeout(options.dial_timeout, dialer.connect()).await {
             Ok(Ok(channel)) => channel,
             Ok(Err(error)) => return Err(unreachable(&root_cause(&error))),
-            Err(_) => {
-                return Err(unreachable(&format!(
-                    "no connection within --dial-timeout={:?}",
-                    options.dial_timeout
-                )));
-            }
+            Err(_) => return Err(unreachable(&options.no_connection())),
         };
-        Ok(Self { channel, command_timeout: options.command_timeout })
+        let mut client = Self { channel, token: Token(None), command_timeout: options.command_timeout };
+        if let Some((name, password)) = &options.credentials {
+            client.token = client.log_in(name, password).await?;
+        }
+        Ok(client)
+    }
+
+    async fn log_in(&self, name: &str, password: &str) -> Result<Token> {
+        let request = AuthenticateRequest { name: name.to_owned(), password: password.to_owned() };
+        let mut stub = AuthClient::new(self.channel.clone());
+        match self.answer(stub.authenticate(request)).await {
+            Ok(response) => match response.token.parse() {
+                Ok(token) => Ok(Token(Some(token))),
+                Err(_) => Err(Failure::new("the server gave a token that cannot be sent")),
+            },
+            Err(failure) if failure.message() == NO_USERS => Ok(Token(None)),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Waits for the answer to a call, but no longer than `--command-timeout`.
@@ -108,12 +250,8 @@ impl Client {
     }
 
     stub!(
-        /// Keys.
+        /// Keys, as this very member answers.
         kv, KvClient
-    );
-    stub!(
-        /// Watches.
-        watch, WatchClient
     );
     stub!(
         /// Leases.
@@ -127,24 +265,21 @@ impl Client {
         /// Care.
         maintenance, MaintenanceClient
     );
-    stub!(
-        /// Locks.
-        lock, LockClient
-    );
-    stub!(
-        /// Elections.
-        election, ElectionClient
-    );
 }
 
-/// The URL of an endpoint; a bare `host:port` means plain HTTP.
-fn endpoint_url(endpoint: &str) -> Result<String> {
+/// The URL of an endpoint; a bare `host:port` is encrypted if there are files for it.
+fn endpoint_url(endpoint: &str, tls: bool) -> Result<String> {
     match endpoint.split_once("://") {
         None if endpoint.is_empty() => Err(Failure::usage("an endpoint is empty; see --endpoints")),
+        None if tls => Ok(format!("https://{endpoint}")),
         None => Ok(format!("http://{endpoint}")),
-        Some(("http", _)) => Ok(endpoint.to_owned()),
+        Some(("http", rest)) if tls => Err(Failure::usage(format!(
+            "TLS is configured but the endpoint is not https://{rest}; endpoint={endpoint}"
+        ))),
+        Some(("http" | "https", _)) => Ok(endpoint.to_owned()),
         Some((scheme, _)) => Err(Failure::usage(format!(
-            "endpoints are reached by http only in this version; endpoint={endpoint} scheme={scheme}"
+            "an endpoint is host:port, http://host:port or https://host:port; \
+             endpoint={endpoint} scheme={scheme}"
         ))),
     }
 }
@@ -159,16 +294,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_without_a_scheme_is_plain_http() {
-        assert_eq!(endpoint_url("a:1").as_deref(), Ok("http://a:1"));
-        assert_eq!(endpoint_url("http://a:1").as_deref(), Ok("http://a:1"));
-        assert_eq!(endpoint_url("[::1]:1").as_deref(), Ok("http://[::1]:1"));
+    fn an_endpoint_without_a_scheme_is_encrypted_if_there_are_files_for_it() {
+        assert_eq!(endpoint_url("a:1", false).as_deref(), Ok("http://a:1"));
+        assert_eq!(endpoint_url("a:1", true).as_deref(), Ok("https://a:1"));
+        assert_eq!(endpoint_url("http://a:1", false).as_deref(), Ok("http://a:1"));
+        assert_eq!(endpoint_url("https://a:1", false).as_deref(), Ok("https://a:1"));
+        assert_eq!(endpoint_url("[::1]:1", false).as_deref(), Ok("http://[::1]:1"));
     }
 
     #[test]
-    fn an_endpoint_that_needs_tls_is_refused() {
-        let failure = endpoint_url("https://a:1").expect_err("is not plain http");
-        assert!(failure.message().contains("endpoint=https://a:1"));
+    fn an_endpoint_that_cannot_be_meant_is_named() {
+        for (endpoint, tls) in [("http://a:1", true), ("ftp://a:1", false)] {
+            let failure = endpoint_url(endpoint, tls).expect_err("makes no sense");
+            assert!(failure.is_usage());
+            assert!(failure.message().contains(&format!("endpoint={endpoint}")), "{}", failure.message());
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 
+use folkmoot_client::ErrorKind;
+
 /// Result of everything a command does.
 pub type Result<T> = std::result::Result<T, Failure>;
 
@@ -37,6 +39,11 @@ impl Failure {
         &self.message
     }
 
+    /// Whether the command line or its input makes no sense: the same again will fail again.
+    pub fn is_usage(&self) -> bool {
+        self.exit == 2
+    }
+
     /// The number for scripts.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.exit)
@@ -52,6 +59,34 @@ impl From<tonic::Status> for Failure {
             text => text.to_owned(),
         };
         append_causes(&mut message, &status);
+        Self::new(message)
+    }
+}
+
+impl From<folkmoot_client::Error> for Failure {
+    /// The text of the store as it is, as above. Where none was got it is told who was asked, and of
+    /// a write whether it may have been done.
+    fn from(error: folkmoot_client::Error) -> Self {
+        let mut message = error.message().to_owned();
+        let Some(endpoint) = error.endpoint() else {
+            // Refused before anybody was asked.
+            return match error.kind() {
+                ErrorKind::InvalidArgument | ErrorKind::InvalidConfig => Self::usage(message),
+                _ => Self::new(message),
+            };
+        };
+        if matches!(
+            error.kind(),
+            ErrorKind::Unavailable
+                | ErrorKind::DeadlineExceeded
+                | ErrorKind::Ambiguous
+                | ErrorKind::Cancelled
+        ) {
+            let _ = write!(message, "; endpoint={endpoint}");
+            if error.maybe_applied() {
+                message.push_str("; it may have been done nevertheless");
+            }
+        }
         Self::new(message)
     }
 }

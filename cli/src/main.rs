@@ -13,15 +13,17 @@ use crate::args::{Cli, Command};
 use crate::failure::{Failure, Result};
 
 mod args;
+mod child;
 mod client;
 mod commands;
+mod diff;
 mod failure;
 mod interval;
 mod output;
 mod serve;
-mod session;
 mod signals;
 mod txn_text;
+mod wire;
 
 /// Many small allocations of many sizes on several threads: mimalloc is made for that.
 #[global_allocator]
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    let (printer, context) = (cli.printer(), cli.context());
+    let printer = cli.printer();
     match cli.command {
         Command::Serve(args) => {
             // The allocator reserves memory in large pieces and touches little of each; as huge
@@ -52,10 +54,13 @@ fn run(cli: Cli) -> Result<()> {
         }
         Command::Completion(args) => args.run::<Cli>(printer),
         Command::Version(args) => args.run(printer),
-        Command::Client(command) => tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(Failure::from)?
-            .block_on(command.run(&context)),
+        Command::Client(command) => {
+            let context = cli.globals.context()?;
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(Failure::from)?
+                .block_on(command.run(&context))
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The commands against a member in another process.
 
+#[allow(dead_code)]
 mod support;
 
 use std::fs;

@@ -40,6 +40,7 @@ mod namespace;
 pub mod recipes;
 mod runtime;
 pub mod session;
+mod stream;
 #[cfg(test)]
 mod test_support;
 mod transport;

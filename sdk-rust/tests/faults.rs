@@ -2,12 +2,13 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use folkmoot_client::{Client, ErrorKind, LostReason, SessionState};
+use folkmoot_client::{Client, ErrorKind, EventKind, Get, Keys, LostReason, Put, SessionState};
 use futures_util::StreamExt as _;
 use rustix::process::Signal;
-use support::{Proxy, Server, eventually, soon};
+use support::{Proxy, Server, Way, eventually, soon};
 
 on_each! {
     async fn c_5_another_cluster_behind_the_endpoint_is_a_reset(server) {
@@ -76,6 +77,183 @@ on_each! {
             (direct.get(line).await.unwrap().count == 0).then_some(())
         }).await;
         session.check().unwrap();
+    }
+}
+
+/// Two ways to one server, both of which keep what they are given, and a client of both.
+async fn two_ways(server: &Server) -> ([Proxy; 2], Client) {
+    let ways = [Proxy::start(server).await, Proxy::start(server).await];
+    let client = Client::builder()
+        .endpoints(ways.iter().map(Proxy::endpoint))
+        // The first attempt has half of it.
+        .request_timeout(Duration::from_secs(6))
+        .connect()
+        .await
+        .unwrap();
+    // Both connections are made.
+    for _ in 0..4 {
+        client.get("ready").await.unwrap();
+    }
+    (ways, client)
+}
+
+/// Lets the request that is made now be kept on one way, and its repetition pass on the other. The
+/// way that keeps.
+async fn lose_the_first(ways: &[Proxy; 2], before: [u64; 2]) -> usize {
+    let keeps = eventually("a request", async || (0..2).find(|n| ways[*n].held() > before[*n])).await;
+    ways[1 - keeps].set(Way::Open);
+    keeps
+}
+
+fn hold(ways: &[Proxy; 2]) -> [u64; 2] {
+    ways.iter().for_each(|way| way.set(Way::Hold));
+    [ways[0].held(), ways[1].held()]
+}
+
+/// Waits for so many changes of a line: whether each was a put.
+async fn changes(watcher: &mut folkmoot_client::Watcher, count: usize) -> Vec<bool> {
+    let mut seen = Vec::new();
+    while seen.len() < count {
+        let batch = soon("a change of the line", watcher.next()).await.unwrap().unwrap();
+        seen.extend(batch.events.iter().map(|event| event.kind == EventKind::Put));
+    }
+    seen
+}
+
+on_each! {
+    async fn m_4_a_request_that_arrives_after_the_unlock_leaves_no_key(server) {
+        let direct = server.client().await;
+        let (ways, client) = two_ways(&server).await;
+        let session = client.session().ttl(Duration::from_secs(60)).open().await.unwrap();
+        let mut line = direct.watch(Keys::prefix("m/")).open().await.unwrap();
+        let before = hold(&ways);
+        let own = session.clone();
+        let lock = tokio::spawn(async move { own.mutex("m").lock().await });
+        let keeps = lose_the_first(&ways, before).await;
+        let guard = soon("the lock", lock).await.unwrap().unwrap();
+        assert!(guard.unlock().await.unwrap());
+        ways[keeps].set(Way::Open);
+        assert_eq!(changes(&mut line, 4).await, [true, false, true, false], "put late, and deleted again");
+        session.check().unwrap();
+        // The session goes on to use the line.
+        session.mutex("m").lock().await.unwrap().unlock().await.unwrap();
+    }
+
+    async fn m_7_a_late_attempt_to_lock_leaves_no_key(server) {
+        let direct = server.client().await;
+        let (ways, client) = two_ways(&server).await;
+        let session = client.session().ttl(Duration::from_secs(60)).open().await.unwrap();
+        let other = direct.session().open().await.unwrap();
+        let held = other.mutex("m").lock().await.unwrap();
+        let mut line = direct.watch(Keys::prefix("m/")).open().await.unwrap();
+        let before = hold(&ways);
+        let own = session.clone();
+        let lock = tokio::spawn(async move { own.mutex("m").try_lock().await });
+        let keeps = lose_the_first(&ways, before).await;
+        let refused = soon("the refusal", lock).await.unwrap().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::WouldBlock);
+        held.unlock().await.unwrap();
+        ways[keeps].set(Way::Open);
+        assert_eq!(changes(&mut line, 3).await, [false, true, false], "unlocked, put late, deleted again");
+    }
+
+    async fn m_4_a_late_request_does_no_harm_to_the_next_contest_of_the_session(server) {
+        let (ways, client) = two_ways(&server).await;
+        let session = client.session().ttl(Duration::from_secs(60)).open().await.unwrap();
+        let before = hold(&ways);
+        let own = session.clone();
+        let lock = tokio::spawn(async move { own.mutex("m").lock().await });
+        let keeps = lose_the_first(&ways, before).await;
+        assert!(soon("the lock", lock).await.unwrap().unwrap().unlock().await.unwrap());
+        let guard = session.mutex("m").lock().await.unwrap();
+        ways[keeps].set(Way::Open);
+        // Passes on both ways, so that what was kept has arrived.
+        for _ in 0..20 {
+            guard.txn().put("d", "").commit().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(guard.unlock().await.unwrap());
+    }
+
+    async fn e_3_an_old_proclamation_that_arrives_late_replaces_no_newer_one(server) {
+        let direct = server.client().await;
+        let (ways, client) = two_ways(&server).await;
+        let session = client.session().ttl(Duration::from_secs(60)).open().await.unwrap();
+        let lead = Arc::new(session.election("e").campaign("0").await.unwrap());
+        let before = hold(&ways);
+        let own = lead.clone();
+        let first = tokio::spawn(async move { own.proclaim("1").await });
+        let keeps = lose_the_first(&ways, before).await;
+        soon("the first", first).await.unwrap().unwrap();
+        lead.proclaim("2").await.unwrap();
+        ways[keeps].set(Way::Open);
+        let held = ways[keeps].held();
+        assert!(held > before[keeps]);
+        for n in 3..23 {
+            assert_eq!(direct.leader("e").await.unwrap().unwrap().value, (n - 1).to_string());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert_eq!(direct.leader("e").await.unwrap().unwrap().value, (n - 1).to_string());
+            lead.proclaim(n.to_string()).await.unwrap();
+        }
+        // Somebody else changed it: adopted, and then replaced.
+        direct.put_with(Put::new(lead.key(), "x").lease(session.lease())).await.unwrap();
+        lead.proclaim("y").await.unwrap();
+        assert_eq!(direct.leader("e").await.unwrap().unwrap().value, "y");
+        direct.delete(lead.key().clone()).await.unwrap();
+        assert_eq!(lead.proclaim("z").await.unwrap_err().kind(), ErrorKind::NotLeader);
+    }
+
+    async fn s_2b_w_7_keepalives_and_watches_leave_a_way_that_has_become_silent(server) {
+        let direct = server.client().await;
+        let (ways, client) = two_ways(&server).await;
+        let session = client.session().ttl(Duration::from_secs(9)).open().await.unwrap();
+        let guard = session.mutex("m").lock().await.unwrap();
+        let mut watcher = client.watch("k").open().await.unwrap();
+        direct.put("k", "-1").await.unwrap();
+        soon("the first event", watcher.next()).await.unwrap().unwrap();
+        // One of the two is the way on which the streams are.
+        for (silent, way) in ways.iter().enumerate() {
+            way.set(Way::BlackHole);
+            direct.put("k", silent.to_string()).await.unwrap();
+            let batch = soon("an event on the other way", watcher.next()).await.unwrap().unwrap();
+            assert_eq!(batch.events[0].kv.value, silent.to_string());
+            // Longer than the session lives without keepalives.
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            session.check().expect("kept on the other way");
+            way.drop_connections().await;
+        }
+        guard.txn().put("d", "").commit().await.unwrap();
+    }
+
+    async fn m_9_a_lost_holder_is_given_its_delay_and_one_that_unlocks_is_not(server) {
+        let client = server.client().await;
+        let delay = Duration::from_secs(2);
+        let open = async || client.session().open().await.unwrap();
+        let (lost, left, waiting) = (open().await, open().await, open().await);
+        let waits = async || {
+            eventually("the waiter", async || {
+                (client.get(Get::prefix("m/").count_only()).await.unwrap().count == 2).then_some(())
+            })
+            .await;
+        };
+        let ask = || {
+            let own = waiting.clone();
+            tokio::spawn(async move { own.mutex("m").lock_delay(delay).lock().await })
+        };
+        let guard = left.mutex("m").lock().await.unwrap();
+        let lock = ask();
+        waits().await;
+        guard.unlock().await.unwrap();
+        soon("the lock", lock).await.unwrap().unwrap().unlock().await.unwrap();
+        let guard = lost.mutex("m").lock().await.unwrap();
+        let lock = ask();
+        waits().await;
+        let begun = std::time::Instant::now();
+        client.lease_revoke(lost.lease()).await.unwrap();
+        let next = soon("the lock", lock).await.unwrap().unwrap();
+        assert!(begun.elapsed() >= delay, "after the delay and not before");
+        next.unlock().await.unwrap();
+        drop(guard);
     }
 }
 

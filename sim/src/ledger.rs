@@ -114,6 +114,8 @@ struct Applied {
 pub struct Ledger {
     /// By index, from 1 on; `None` where the cluster began with rows instead of entries.
     committed: Vec<Option<Stamp>>,
+    /// In which term each of those was first called committed, at the latest; it never falls.
+    committed_in: Vec<Term>,
     leaders: BTreeMap<Term, MemberId>,
     /// From revision 2 on.
     applied: Vec<Applied>,
@@ -126,7 +128,7 @@ const FIRST_REVISION: i64 = 2;
 impl Ledger {
     /// A cluster that begins with rows as of entry 1.
     pub fn new() -> Self {
-        Self { committed: vec![None], ..Self::default() }
+        Self { committed: vec![None], committed_in: vec![Term(0)], ..Self::default() }
     }
 
     /// A member says that `leader` leads `term`.
@@ -142,23 +144,31 @@ impl Ledger {
         Ok(new)
     }
 
-    /// A member that just became leader: all that is committed must be in its log.
-    pub fn leader_is_complete(&self, log: &LogView) -> Result<(), String> {
-        let last = self.committed.len() as u64;
-        match self.committed.last() {
-            Some(Some(stamp)) if !log.holds(last, *stamp) => Err(format!(
-                "a leader lacks a committed entry; index={last} committed={stamp:?} leader_has={:?}",
-                log.get(last)
+    /// A member that just became leader of `term`: all that was committed in earlier terms must be
+    /// in its log. The leader of a term that is over by then, who has yet to hear of it, owes nothing
+    /// for what came after.
+    pub fn leader_is_complete(&self, term: Term, log: &LogView) -> Result<(), String> {
+        let owed = self.committed_in.partition_point(|committed_in| *committed_in < term);
+        match owed.checked_sub(1).map(|at| self.committed[at]) {
+            Some(Some(stamp)) if !log.holds(owed as u64, stamp) => Err(format!(
+                "a leader lacks a committed entry; index={owed} committed={stamp:?} leader_has={:?}",
+                log.get(owed as u64)
             )),
             _ => Ok(()),
         }
     }
 
-    /// A member says that everything up to `index` is committed. `durable` counts for a stamp the
+    /// The last entry that is committed as far as any member knows.
+    pub fn last_committed(&self) -> LogIndex {
+        LogIndex(self.committed.len() as u64)
+    }
+
+    /// A member says in `term` that everything up to `index` is committed. `durable` counts for a stamp the
     /// voters that have it on disk, and says how many make a majority. Up to `snapshot` the member
     /// has rows instead of entries, or will have them when it has put them in place.
     pub fn committed(
         &mut self,
+        term: Term,
         index: LogIndex,
         known_before: LogIndex,
         log: &LogView,
@@ -182,6 +192,8 @@ impl Ledger {
                 None if at as usize == self.committed.len() + 1 => {
                     durable(at, stamp)?;
                     self.committed.push(Some(stamp));
+                    let latest = self.committed_in.last().copied().unwrap_or_default();
+                    self.committed_in.push(term.max(latest));
                 }
                 None => return Err(format!("a committed entry was never seen; index={at}")),
             }
@@ -284,20 +296,30 @@ mod tests {
     fn a_committed_entry_that_changes_or_that_a_leader_lacks_is_reported() {
         let mut ledger = Ledger::default();
         let good = log(&[stamp(1, 10), stamp(1, 20)]);
-        ledger.committed(LogIndex(2), LogIndex(0), &good, LogIndex(0), |_, _| Ok(())).unwrap();
+        ledger.committed(Term(1), LogIndex(2), LogIndex(0), &good, LogIndex(0), |_, _| Ok(())).unwrap();
         let bad = log(&[stamp(1, 10), stamp(2, 30)]);
-        assert!(ledger.committed(LogIndex(2), LogIndex(0), &bad, LogIndex(0), |_, _| Ok(())).is_err());
-        assert!(ledger.leader_is_complete(&good).is_ok());
-        assert!(ledger.leader_is_complete(&bad).is_err());
-        assert!(ledger.leader_is_complete(&log(&[stamp(1, 10)])).is_err());
+        assert!(
+            ledger.committed(Term(2), LogIndex(2), LogIndex(0), &bad, LogIndex(0), |_, _| Ok(())).is_err()
+        );
+        let short = log(&[stamp(1, 10)]);
+        assert!(ledger.leader_is_complete(Term(2), &good).is_ok());
+        assert!(ledger.leader_is_complete(Term(2), &bad).is_err());
+        assert!(ledger.leader_is_complete(Term(2), &short).is_err());
+        // What the third term committed is owed by the fourth and not by the second.
+        let more = log(&[stamp(1, 10), stamp(1, 20), stamp(3, 40)]);
+        ledger.committed(Term(3), LogIndex(3), LogIndex(2), &more, LogIndex(0), |_, _| Ok(())).unwrap();
+        assert!(ledger.leader_is_complete(Term(2), &good).is_ok());
+        assert!(ledger.leader_is_complete(Term(2), &short).is_err());
+        assert!(ledger.leader_is_complete(Term(4), &good).is_err());
+        assert!(ledger.leader_is_complete(Term(4), &more).is_ok());
     }
 
     #[test]
     fn an_entry_committed_without_being_durable_is_reported() {
         let mut ledger = Ledger::default();
         let log = log(&[stamp(1, 10)]);
-        let refused =
-            ledger.committed(LogIndex(1), LogIndex(0), &log, LogIndex(0), |_, _| Err("no quorum".into()));
+        let refused = ledger
+            .committed(Term(1), LogIndex(1), LogIndex(0), &log, LogIndex(0), |_, _| Err("no quorum".into()));
         assert_eq!(refused, Err("no quorum".to_owned()));
     }
 

@@ -6,13 +6,14 @@ use std::io::{self, IsTerminal as _, Read as _};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use folkmoot_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
-use folkmoot_proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest};
+use folkmoot_proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
 
 use super::{Context, lease_id};
 use crate::failure::{Failure, Result};
 use crate::interval::{Interval, Reach, argument_bytes};
 use crate::output::plain::Show;
 use crate::output::{json, plain};
+use crate::wire;
 
 /// Which keys a command is about.
 #[derive(Args)]
@@ -149,8 +150,7 @@ impl GetArgs {
             return Err(Failure::usage("--print-value-only is for --write-out=simple only"));
         }
         let request = self.request()?;
-        let client = context.client().await?;
-        let response = client.answer(client.kv().range(request)).await?;
+        let response = wire::range_response(context.store().await?.get(wire::get(request)).await?);
         let show = match (self.keys_only, self.print_value_only) {
             (true, _) => Show::Key,
             (_, true) => Show::Value,
@@ -224,15 +224,14 @@ impl PutArgs {
             io::stdin().lock().read_to_end(&mut value)?;
             Ok(value.into())
         })?;
-        let client = context.client().await?;
-        let response = client.answer(client.kv().put(request)).await?;
+        let response = wire::put_response(context.store().await?.put_with(wire::put(&request)).await?);
         context.printer.print(|| plain::put(&response), || json::put(&response))
     }
 }
 
 /// Whether standard input is a device such as /dev/null, which programs in the background are
 /// given: an empty value was hardly meant. A terminal is fine: somebody types.
-fn stdin_is_null() -> Result<bool> {
+pub fn stdin_is_null() -> Result<bool> {
     let kind =
         rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(io::stdin()).map_err(io::Error::from)?.st_mode);
     Ok(kind == rustix::fs::FileType::CharacterDevice && !io::stdin().is_terminal())
@@ -263,8 +262,7 @@ impl DelArgs {
 
     pub(super) async fn run(self, context: &Context) -> Result<()> {
         let request = self.request()?;
-        let client = context.client().await?;
-        let response = client.answer(client.kv().delete_range(request)).await?;
+        let response = wire::delete_response(context.store().await?.delete(wire::delete(request)).await?);
         context.printer.print(|| plain::delete(&response), || json::delete(&response))
     }
 }
@@ -291,12 +289,10 @@ pub struct CompactArgs {
 
 impl CompactArgs {
     pub(super) async fn run(self, context: &Context) -> Result<()> {
-        let request = CompactionRequest { revision: self.revision, physical: self.physical };
-        let client = context.client().await?;
-        let response = client.answer(client.kv().compact(request)).await?;
+        let header = context.store().await?.compact(self.revision, self.physical).await?;
         context.printer.print(
             || plain::lines([format!("compacted revision {}", self.revision)]),
-            || json::header_only(response.header.as_ref()),
+            || json::header_only(wire::header(header).as_ref()),
         )
     }
 }

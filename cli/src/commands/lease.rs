@@ -1,14 +1,20 @@
 //! Leases: `lease grant`, `revoke`, `timetolive`, `list` and `keep-alive`.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use folkmoot_proto::etcdserverpb::{
-    LeaseGrantRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
+    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest, LeaseRevokeRequest,
+    LeaseTimeToLiveRequest,
 };
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
 
 use super::{Context, lease_id};
+use crate::client::Client;
 use crate::failure::{Failure, Result};
 use crate::output::{json, plain};
-use crate::session::KeepAlive;
 use crate::signals::StopRequests;
 
 /// Manage leases: keys attached to a lease go when it ends
@@ -154,5 +160,57 @@ async fn keep_alive(context: &Context, id: i64, once: bool) -> Result<()> {
             () = tokio::time::sleep(KeepAlive::pause(response.ttl)) => {}
             () = stop_requests.next() => return Ok(()),
         }
+    }
+}
+
+/// A stream that starts one lease's time again and again.
+struct KeepAlive {
+    lease: i64,
+    requests: mpsc::Sender<LeaseKeepAliveRequest>,
+    responses: Streaming<LeaseKeepAliveResponse>,
+}
+
+impl KeepAlive {
+    /// Opens the stream.
+    async fn open(client: &Client, lease: i64) -> Result<Self> {
+        let (requests, receiver) = mpsc::channel(1);
+        // Servers may answer only after the first message, so it must already be on its way.
+        let first = LeaseKeepAliveRequest { id: lease };
+        requests.send(first).await.expect("the receiver is at hand");
+        let responses = client.lease().lease_keep_alive(ReceiverStream::new(receiver)).await?.into_inner();
+        let mut stream = Self { lease, requests, responses };
+        stream.next().await?;
+        Ok(stream)
+    }
+
+    async fn next(&mut self) -> Result<LeaseKeepAliveResponse> {
+        let response = self.responses.message().await?;
+        response.ok_or_else(|| Failure::new("the server closed the keep-alive stream"))
+    }
+
+    /// Starts the lease's time again; a time to live of 0 in the answer means that it is gone.
+    async fn renew(&mut self) -> Result<LeaseKeepAliveResponse> {
+        let request = LeaseKeepAliveRequest { id: self.lease };
+        if self.requests.send(request).await.is_err() {
+            return Err(Failure::new("the server closed the keep-alive stream"));
+        }
+        self.next().await
+    }
+
+    /// How long to wait before the next time: a third, so that one lost message does no harm.
+    fn pause(ttl_seconds: i64) -> Duration {
+        Duration::from_millis(ttl_seconds.max(1).unsigned_abs().saturating_mul(1000) / 3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_kept_alive_three_times_in_its_time() {
+        assert_eq!(KeepAlive::pause(60), Duration::from_secs(20));
+        assert_eq!(KeepAlive::pause(0), Duration::from_millis(333));
+        assert_eq!(KeepAlive::pause(-1), Duration::from_millis(333));
     }
 }

@@ -1,7 +1,7 @@
 //! The commands: one file for each subject, each with its flags, what it asks and what it prints.
 //!
-//! A command asks the API and prints the answer. Refuses: deciding anything that the server or a
-//! recipe should decide.
+//! A command asks the client library, or one member, and prints the answer. Refuses: deciding
+//! anything that the server or a recipe of the library should decide.
 
 use clap::Subcommand;
 
@@ -9,6 +9,7 @@ use crate::client::{Client, ConnectOptions};
 use crate::failure::Result;
 use crate::output::Printer;
 
+pub mod config;
 pub mod elect;
 pub mod endpoint;
 pub mod kv;
@@ -17,6 +18,7 @@ pub mod local;
 pub mod lock;
 pub mod maintenance;
 pub mod member;
+pub mod registry;
 pub mod snapshot;
 pub mod txn;
 pub mod watch;
@@ -30,7 +32,12 @@ pub struct Context {
 }
 
 impl Context {
-    /// Connects to the first member that can be reached.
+    /// The client library, connected to the store.
+    pub async fn store(&self) -> Result<folkmoot_client::Client> {
+        self.connect.store().await
+    }
+
+    /// Connects to the first member that can be reached, to ask it and no other.
     pub async fn client(&self) -> Result<Client> {
         Client::connect(&self.connect).await
     }
@@ -48,6 +55,8 @@ pub enum ClientCommand {
     Lease(lease::LeaseArgs),
     Lock(lock::LockArgs),
     Elect(elect::ElectArgs),
+    Registry(registry::RegistryArgs),
+    Config(config::ConfigArgs),
     Member(member::MemberArgs),
     Endpoint(endpoint::EndpointArgs),
     Alarm(maintenance::AlarmArgs),
@@ -69,6 +78,8 @@ impl ClientCommand {
             Self::Lease(args) => args.run(context).await,
             Self::Lock(args) => args.run(context).await,
             Self::Elect(args) => args.run(context).await,
+            Self::Registry(args) => args.run(context).await,
+            Self::Config(args) => args.run(context).await,
             Self::Member(args) => args.run(context).await,
             Self::Endpoint(args) => args.run(context).await,
             Self::Alarm(args) => args.run(context).await,

@@ -7,7 +7,7 @@ use clap::Args;
 use super::Context;
 use crate::failure::Result;
 use crate::output::{json, plain};
-use crate::txn_text;
+use crate::{txn_text, wire};
 
 const PROMPTS: [&str; 3] =
     ["compares:\n", "success requests (get, put, del):\n", "failure requests (get, put, del):\n"];
@@ -53,8 +53,7 @@ impl TxnArgs {
             }
         };
         let request = txn_text::parse(&text)?;
-        let client = context.client().await?;
-        let response = client.answer(client.kv().txn(request)).await?;
+        let response = wire::txn_response(context.store().await?.commit(wire::txn(request)).await?);
         context.printer.print(|| plain::txn(&response), || json::txn(&response))
     }
 }

@@ -1,18 +1,22 @@
 //! Watching: `watch`.
 
 use clap::Args;
-use folkmoot_proto::etcdserverpb::watch_request::RequestUnion;
-use folkmoot_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use folkmoot_client::{Client, ErrorKind, WatchBatch};
+use folkmoot_proto::etcdserverpb::{ResponseHeader, WatchResponse};
+use tokio_stream::StreamExt as _;
 
 use super::Context;
 use super::kv::IntervalArgs;
 use crate::failure::{Failure, Result};
+use crate::interval::Interval;
 use crate::output::{json, plain};
 use crate::signals::StopRequests;
+use crate::wire;
 
 /// Show what happens to keys until Ctrl-C
+///
+/// When the member that is watched goes away, the watch goes on at another one, or when it is back:
+/// every event is shown once.
 #[derive(Args)]
 #[command(after_help = "\
 Each event is shown as PUT or DELETE, the key, and the value.
@@ -39,48 +43,68 @@ pub struct WatchArgs {
 impl WatchArgs {
     pub(super) async fn run(self, context: &Context) -> Result<()> {
         let interval = self.interval.interval()?;
-        let create = WatchCreateRequest {
-            key: interval.key,
-            range_end: interval.range_end,
-            start_revision: self.rev,
-            progress_notify: self.progress_notify,
-            prev_kv: self.prev_kv,
-            ..WatchCreateRequest::default()
-        };
         let mut stop_requests = StopRequests::listen()?;
-        let client = context.client().await?;
-        // The sender is kept: the server ends the stream when the requests end.
-        let (requests, receiver) = mpsc::channel(1);
-        let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
-        requests.send(create).await.expect("the receiver is at hand");
-        let mut watch_stub = client.watch();
-        let mut responses = tokio::select! {
-            responses = watch_stub.watch(ReceiverStream::new(receiver)) => responses?.into_inner(),
-            () = stop_requests.next() => return Ok(()),
-        };
-        loop {
-            let response = tokio::select! {
-                response = responses.message() => response?,
-                () = stop_requests.next() => return Ok(()),
-            };
-            match response {
-                Some(response) => show(context, &response)?,
-                None => return Err(Failure::new("the watch ended: the server closed the stream")),
+        tokio::select! {
+            end = self.follow(context, &interval) => end,
+            () = stop_requests.next() => Ok(()),
+        }
+    }
+
+    async fn follow(&self, context: &Context, interval: &Interval) -> Result<()> {
+        let store = context.store().await?;
+        let mut watch = store.watch(wire::keys(interval));
+        if self.rev != 0 {
+            watch = watch.from_revision(self.rev);
+        }
+        if self.prev_kv {
+            watch = watch.prev();
+        }
+        if self.progress_notify {
+            watch = watch.progress();
+        }
+        let mut watcher = watch.open().await?;
+        while let Some(batch) = watcher.next().await {
+            match batch {
+                Ok(batch) => show(context, &response(&store, batch))?,
+                Err(error) => {
+                    let ErrorKind::Compacted { compact_revision } = error.kind() else {
+                        return Err(error.into());
+                    };
+                    let header = Some(header(&store, 0));
+                    let end = WatchResponse {
+                        header,
+                        canceled: true,
+                        compact_revision,
+                        ..WatchResponse::default()
+                    };
+                    show(context, &end)?;
+                    return Err(Failure::new(format!(
+                        "the watch was canceled: etcdserver: mvcc: required revision has been compacted; \
+                         compact_revision={compact_revision}"
+                    )));
+                }
             }
         }
+        Err(Failure::new("the watch ended"))
     }
 }
 
+/// A batch in the shape in which a member sends it. Which member did changes over time, and is left
+/// out of the header.
+fn response(store: &Client, batch: WatchBatch) -> WatchResponse {
+    WatchResponse {
+        header: Some(header(store, batch.revision)),
+        events: batch.events.into_iter().map(wire::event).collect(),
+        ..WatchResponse::default()
+    }
+}
+
+fn header(store: &Client, revision: i64) -> ResponseHeader {
+    ResponseHeader { cluster_id: store.cluster_id(), revision, ..ResponseHeader::default() }
+}
+
 fn show(context: &Context, response: &WatchResponse) -> Result<()> {
-    // That the watch was made is news only if it was refused in the same breath.
-    if response.created && !response.canceled {
-        return Ok(());
-    }
-    context.printer.print(|| text(response), || json::watch(response))?;
-    if response.canceled {
-        return Err(Failure::new(format!("the watch was canceled: {}", cancel_reason(response))));
-    }
-    Ok(())
+    context.printer.print(|| text(response), || json::watch(response))
 }
 
 fn text(response: &WatchResponse) -> Vec<u8> {
@@ -91,21 +115,8 @@ fn text(response: &WatchResponse) -> Vec<u8> {
     response.events.iter().flat_map(plain::event).collect()
 }
 
-fn cancel_reason(response: &WatchResponse) -> String {
-    match (response.cancel_reason.as_str(), response.compact_revision) {
-        ("", 0) => "the server gave no reason".into(),
-        // Servers name no reason where the compact revision says it all.
-        ("", compact_revision) => format!(
-            "etcdserver: mvcc: required revision has been compacted; compact_revision={compact_revision}"
-        ),
-        (reason, _) => reason.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use folkmoot_proto::etcdserverpb::ResponseHeader;
-
     use super::*;
 
     #[test]
@@ -113,15 +124,5 @@ mod tests {
         let header = ResponseHeader { revision: 9, ..ResponseHeader::default() };
         let response = WatchResponse { header: Some(header), ..WatchResponse::default() };
         assert_eq!(text(&response), b"progress notify: 9\n");
-    }
-
-    #[test]
-    fn a_canceled_watch_always_has_a_reason() {
-        let mut response = WatchResponse { canceled: true, ..WatchResponse::default() };
-        assert_eq!(cancel_reason(&response), "the server gave no reason");
-        response.compact_revision = 4;
-        assert!(cancel_reason(&response).ends_with("has been compacted; compact_revision=4"));
-        response.cancel_reason = "no permission".into();
-        assert_eq!(cancel_reason(&response), "no permission");
     }
 }

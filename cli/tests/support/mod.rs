@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -69,7 +70,7 @@ impl Lines {
 pub struct Server {
     process: Process,
     endpoint: String,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Server {
@@ -80,9 +81,32 @@ impl Server {
 
     /// Starts it in the folder, with `data` as its data directory.
     pub fn start_in(folder: tempfile::TempDir) -> Self {
-        let mut command =
-            folkmoot(["serve", "--listen-client-urls", "http://127.0.0.1:0", "--unsafe-no-fsync"]);
+        let (process, endpoint) = Self::serve(&folder, "127.0.0.1:0");
+        Self { process, endpoint, folder }
+    }
+
+    /// Ends it as a crash does, and starts it again where it was.
+    pub fn restart(&mut self) {
+        self.process.signal(Signal::KILL);
+        self.process.wait();
+        let address = self.endpoint.clone();
+        (self.process, self.endpoint) = Self::serve(&self.folder, &address);
+        assert_eq!(self.endpoint, address);
+    }
+
+    /// Where it serves.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    fn serve(folder: &tempfile::TempDir, address: &str) -> (Process, String) {
+        let url = format!("http://{address}");
+        let mut command = folkmoot(["serve", "--listen-client-urls", &url, "--unsafe-no-fsync"]);
         command.args(["--listen-peer-urls", "http://127.0.0.1:0"]);
+        // A port that the system chooses is advertised by itself, one that is named is not.
+        if !address.ends_with(":0") {
+            command.args(["--advertise-client-urls", &url]);
+        }
         command.arg("--data-dir").arg(folder.path().join("data"));
         let mut process = spawn(&mut command);
         let mut log = BufReader::new(process.0.stderr.take().expect("is piped"));
@@ -97,7 +121,7 @@ impl Server {
         };
         // A pipe that nobody reads would stop the server when it is full.
         thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { process, endpoint, _folder: folder }
+        (process, endpoint)
     }
 
     /// Its process.
@@ -149,7 +173,17 @@ pub fn folkmoot<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(arguments: I) -> Com
     command
 }
 
-fn spawn(command: &mut Command) -> Process {
+/// Looks again and again until something is so, for half a minute at most.
+pub fn eventually(what: &str, mut look: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !look() {
+        assert!(Instant::now() < until, "never came: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Starts a command that goes on.
+pub fn spawn(command: &mut Command) -> Process {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     Process::new(command.spawn().expect("the binary was built"))
 }

@@ -1,13 +1,15 @@
 //! Whether this member's state equals the others'.
 //!
 //! Every member tells every other now and then the hash of its state at its newest index. Each
-//! compares with its own at that index. A member that differs from a quorum and agrees with less
-//! than one is wrong: its state, not its log. Two that differ where nobody else can tell leave it
-//! undecided.
+//! compares with its own at that index, and tells its own back if they differ. A member from which
+//! a quorum differs in the same way at one index is wrong: its state, not its log. Two that differ
+//! where nobody else can tell leave it undecided.
 //!
-//! Invariant: hashes of different indexes are never compared.
+//! Invariant: hashes of different indexes are never compared. Nor are members that differ at
+//! different indexes counted together: the first may have been repaired before the second went
+//! wrong, and the one in the middle is right.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::limits;
 use crate::types::{LogIndex, MemberId};
@@ -33,7 +35,18 @@ pub struct Integrity {
     early: BTreeMap<MemberId, (LogIndex, u64)>,
     /// The newest comparison with each other member.
     compared: BTreeMap<MemberId, Compared>,
+    /// What this member told last; an answer to it may come when `own` has moved on.
+    told: VecDeque<(LogIndex, u64)>,
+    /// Own hashes for those who told another one, not sent yet.
+    answers: BTreeMap<MemberId, (LogIndex, u64)>,
+    /// Who had which other hash at which index.
+    apart: BTreeMap<(LogIndex, u64), BTreeSet<MemberId>>,
 }
+
+/// How many own messages are remembered; there is one in a second.
+const TOLD_KEPT: usize = 16;
+/// How many different hashes of others are remembered.
+const APART_KEPT: usize = 128;
 
 #[derive(Clone, Copy)]
 struct Compared {
@@ -63,9 +76,17 @@ impl Integrity {
         self.own.clear();
     }
 
-    /// The newest index and its hash.
-    pub fn newest(&self) -> Option<(LogIndex, u64)> {
-        self.own.back().map(|hash| (self.newest, *hash))
+    /// What the others are to be told: the newest index and its hash to everybody, and to those that
+    /// told another hash this member's own at the same index.
+    pub fn tell(&mut self) -> Option<Told> {
+        let (index, hash) = (self.newest, *self.own.back()?);
+        if self.told.back() != Some(&(index, hash)) {
+            self.told.push_back((index, hash));
+        }
+        if self.told.len() > TOLD_KEPT {
+            self.told.pop_front();
+        }
+        Some(Told { everybody: (index, hash), answers: std::mem::take(&mut self.answers) })
     }
 
     /// Another member's hash.
@@ -74,6 +95,13 @@ impl Integrity {
             self.early.insert(from, (index, hash));
         } else if let Some(own) = self.at(index) {
             let agrees = own == hash;
+            if !agrees {
+                self.apart.entry((index, hash)).or_default().insert(from);
+                if self.apart.len() > APART_KEPT {
+                    self.apart.pop_first();
+                }
+                self.answers.insert(from, (index, own));
+            }
             let before = self.compared.get(&from).filter(|before| before.agrees == agrees);
             let since = before.map_or(index, |before| before.since.min(index));
             self.compared.insert(from, Compared { agrees, index, since });
@@ -89,8 +117,8 @@ impl Integrity {
 
     fn at(&self, index: LogIndex) -> Option<u64> {
         let back = usize::try_from(self.newest.0.checked_sub(index.0)?).ok()?;
-        let position = self.own.len().checked_sub(back + 1)?;
-        self.own.get(position).copied()
+        let kept = self.own.len().checked_sub(back + 1).and_then(|position| self.own.get(position));
+        kept.copied().or_else(|| self.told.iter().find(|told| told.0 == index).map(|told| told.1))
     }
 
     /// How many other members' states were compared with this one's.
@@ -98,28 +126,40 @@ impl Integrity {
         self.compared.len()
     }
 
-    /// How many others agree with this one, and how many differ. Who agreed before the dispute began
-    /// proves nothing about it.
-    fn count(&self) -> (usize, usize) {
+    /// How many others agree with this one, and whether any differs. Who agreed before the dispute
+    /// began proves nothing about it.
+    fn count(&self) -> (usize, bool) {
         let differ = self.compared.values().filter(|compared| !compared.agrees);
-        let disputed_from = differ.clone().map(|compared| compared.since).min().unwrap_or_default();
+        let Some(disputed_from) = differ.map(|compared| compared.since).min() else {
+            return (self.compared.len(), false);
+        };
         let agrees = |compared: &&Compared| compared.agrees && compared.index >= disputed_from;
-        (self.compared.values().filter(agrees).count(), differ.count())
+        (self.compared.values().filter(agrees).count(), true)
     }
 
     /// Judges by the other voters; this member, called `me`, may be one of them or a learner.
     /// Learners have no voice: one that never starts would keep the others from deciding.
     pub fn judge(&mut self, voters: &[MemberId], me: MemberId) -> Judgement {
-        self.compared.retain(|id, _| voters.contains(id) && *id != me);
+        let has_voice = |id: &MemberId| voters.contains(id) && *id != me;
+        self.compared.retain(|id, _| has_voice(id));
         let quorum = voters.len() / 2 + 1;
         let own = usize::from(voters.contains(&me));
+        let outvoted = |side: &BTreeSet<MemberId>| side.iter().filter(|id| has_voice(id)).count() >= quorum;
         match self.count() {
-            (_, 0) => Judgement::Sound,
-            (agree, _) if own + agree >= quorum => Judgement::Sound,
-            (_, differ) if differ >= quorum => Judgement::Wrong,
+            (_, false) => Judgement::Sound,
+            (agree, true) if own + agree >= quorum => Judgement::Sound,
+            _ if self.apart.values().any(outvoted) => Judgement::Wrong,
             _ => Judgement::Undecided,
         }
     }
+}
+
+/// See [`Integrity::tell`].
+pub struct Told {
+    /// For all other members.
+    pub everybody: (LogIndex, u64),
+    /// For one other member each.
+    pub answers: BTreeMap<MemberId, (LogIndex, u64)>,
 }
 
 #[cfg(test)]
@@ -176,6 +216,62 @@ mod tests {
         assert_eq!(wrong.judge(&ids(1..=3), MemberId(1)), Judgement::Undecided);
         wrong.heard(MemberId(3), LogIndex(10), 5);
         assert_eq!(wrong.judge(&ids(1..=3), MemberId(1)), Judgement::Wrong);
+    }
+
+    #[test]
+    fn two_that_differ_one_after_the_other_do_not_outvote_the_third() {
+        let mut right = at_ten(5);
+        right.heard(MemberId(2), LogIndex(9), 666);
+        // The second is repaired, which is not heard of, and the third goes wrong.
+        right.heard(MemberId(3), LogIndex(10), 667);
+        assert_eq!(right.judge(&ids(1..=3), MemberId(1)), Judgement::Undecided);
+        right.heard(MemberId(2), LogIndex(10), 5);
+        assert_eq!(right.judge(&ids(1..=3), MemberId(1)), Judgement::Sound);
+    }
+
+    #[test]
+    fn who_differs_answers_at_the_same_index_so_that_two_who_never_speak_of_one_index_decide_it() {
+        let (mut wrong, mut second, mut third) = (at_ten(666), at_ten(5), at_ten(5));
+        second.applied(LogIndex(11), 50);
+        for index in 11..=12 {
+            third.applied(LogIndex(index), index + 39);
+        }
+        for (other, id) in [(&mut second, 2), (&mut third, 3)] {
+            let (index, hash) = other.tell().unwrap().everybody;
+            wrong.heard(MemberId(id), index, hash);
+        }
+        wrong.applied(LogIndex(11), 6660);
+        wrong.applied(LogIndex(12), 6661);
+        wrong.catch_up();
+        assert_eq!(wrong.judge(&ids(1..=3), MemberId(1)), Judgement::Undecided, "at 11 and at 12");
+        let (index, hash) = wrong.tell().unwrap().everybody;
+        second.applied(LogIndex(12), 51);
+        for (other, id) in [(&mut second, 2), (&mut third, 3)] {
+            other.heard(MemberId(1), index, hash);
+            let answers = other.tell().unwrap().answers;
+            assert_eq!(answers, BTreeMap::from([(MemberId(1), (LogIndex(12), 51))]));
+            assert!(other.tell().unwrap().answers.is_empty(), "once");
+            wrong.heard(MemberId(id), LogIndex(12), 51);
+        }
+        assert_eq!(wrong.judge(&ids(1..=3), MemberId(1)), Judgement::Wrong);
+    }
+
+    #[test]
+    fn an_answer_to_what_was_told_counts_when_the_hashes_have_moved_on_and_not_after_a_repair() {
+        let mut wrong = at_ten(666);
+        wrong.tell().unwrap();
+        for index in 11..=10 + limits::STATE_HASHES_KEPT as u64 {
+            wrong.applied(LogIndex(index), 0);
+        }
+        let mut repaired = at_ten(666);
+        repaired.tell().unwrap();
+        repaired.replaced();
+        for id in ids(2..=3) {
+            wrong.heard(id, LogIndex(10), 5);
+            repaired.heard(id, LogIndex(10), 5);
+        }
+        assert_eq!(wrong.judge(&ids(1..=3), MemberId(1)), Judgement::Wrong);
+        assert_eq!(repaired.judge(&ids(1..=3), MemberId(1)), Judgement::Sound);
     }
 
     #[test]

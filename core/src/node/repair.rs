@@ -21,11 +21,14 @@ impl Node {
     /// second.
     pub(super) fn compare_states(&mut self, out: &mut Vec<Output>) {
         let others = self.other_members();
-        if let Some((index, hash)) = self.integrity.newest() {
-            let message = Message::Hash { index, hash }.encode();
-            out.extend(others.iter().map(|to| Output::Send { to: *to, message: message.clone() }));
-        }
         self.integrity.catch_up();
+        if let Some(told) = self.integrity.tell() {
+            let encode = |(index, hash)| Message::Hash { index, hash }.encode();
+            let message = encode(told.everybody);
+            out.extend(others.iter().map(|to| Output::Send { to: *to, message: message.clone() }));
+            let answers = told.answers.into_iter().filter(|(to, _)| others.contains(to));
+            out.extend(answers.map(|(to, answer)| Output::Send { to, message: encode(answer) }));
+        }
         self.upkeep.status_changed |= self.status.compared != self.integrity.compared_count();
         if self.corrupt {
             self.seek_repair();

@@ -259,13 +259,12 @@ impl Owner {
             false => (self.config.kept_entries, self.config.kept_bytes),
         };
         let store = self.raw.store();
-        let mut surplus = store.surplus(index.0, count, bytes);
-        if let Some(kept_from) = self.kept_from {
+        let ceiling = self.kept_from.map_or(u64::MAX, |kept_from| {
             // A follower that takes long over a snapshot would find the log cut again; there is a
             // bound to what is kept for it.
-            let bound = store.surplus(index.0, usize::MAX, limits::TAIL_BYTES_FOR_SNAPSHOT);
-            surplus = surplus.min(kept_from.max(bound));
-        }
+            kept_from.max(store.surplus(index.0, usize::MAX, limits::TAIL_BYTES_FOR_SNAPSHOT, u64::MAX))
+        });
+        let surplus = store.surplus(index.0, count, bytes, ceiling);
         self.raw.mut_store().compact(surplus);
     }
 

@@ -79,14 +79,16 @@ impl LogTail {
     }
 
     /// The index up to which entries may go so that at most `count_max` entries and `bytes_max`
-    /// bytes of those at or before `applied` stay.
-    pub fn surplus(&self, applied: u64, count_max: usize, bytes_max: usize) -> u64 {
+    /// bytes of those at or before `applied` stay; not beyond `ceiling`. Looks at no more entries
+    /// than those that may go.
+    pub fn surplus(&self, applied: u64, count_max: usize, bytes_max: usize, ceiling: u64) -> u64 {
         let applied_count = applied.saturating_sub(self.start_index) as usize;
         let mut bytes: usize = self.entries.iter().skip(applied_count).map(|entry| entry.data.len()).sum();
         bytes = self.bytes - bytes;
         let mut index = self.start_index;
         for (position, entry) in self.entries.iter().take(applied_count).enumerate() {
-            if applied_count - position <= count_max && bytes <= bytes_max {
+            let fits = applied_count - position <= count_max && bytes <= bytes_max;
+            if fits || entry.index > ceiling {
                 break;
             }
             bytes -= entry.data.len();
@@ -239,9 +241,11 @@ mod tests {
     #[test]
     fn surplus_keeps_what_is_not_applied_and_a_bounded_rest() {
         let tail = tail(10);
-        assert_eq!(tail.surplus(10, 0, 0), 10);
-        assert_eq!(tail.surplus(15, 0, 0), 15);
-        assert_eq!(tail.surplus(15, 2, usize::MAX), 13);
-        assert_eq!(tail.surplus(15, 100, 300), 12);
+        assert_eq!(tail.surplus(10, 0, 0, u64::MAX), 10);
+        assert_eq!(tail.surplus(15, 0, 0, u64::MAX), 15);
+        assert_eq!(tail.surplus(15, 2, usize::MAX, u64::MAX), 13);
+        assert_eq!(tail.surplus(15, 100, 300, u64::MAX), 12);
+        assert_eq!(tail.surplus(15, 0, 0, 13), 13, "kept for a follower");
+        assert_eq!(tail.surplus(15, 0, 0, 3), 10, "nothing is before what is held");
     }
 }

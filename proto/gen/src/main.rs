@@ -52,8 +52,10 @@ fn main() -> ExitCode {
 
 /// Returns whether the committed files are, or now are, what the `.proto` files say.
 fn run(check: bool) -> Result<bool, Box<dyn Error>> {
-    let proto_crate =
-        Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the generator's folder has no parent")?;
+    // Asked for when it runs: clones may share one build, and each is to look at its own files.
+    let here =
+        std::env::var_os("CARGO_MANIFEST_DIR").ok_or("to be run by 'cargo run -p folkmoot-proto-gen'")?;
+    let proto_crate = Path::new(&here).parent().ok_or("the generator's folder has no parent")?;
     let committed_dir = proto_crate.join("src/gen");
     let wanted = generate(&proto_crate.join("proto"))?;
     if check {

@@ -8,13 +8,19 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kv::{Compare, Delete, EventKind, Get, Is, KeyValue, Keys, Order, Put, SortBy, Txn, TxnResponse};
-use crate::session::Session;
+use crate::session::{Session, WeakSession};
 use crate::watch::Watcher;
+
+/// How long a request whose answer was lost may still arrive: longer than a kernel goes on sending
+/// for a socket that was closed.
+const SWEEP: Duration = Duration::from_secs(300);
 
 /// Whose turn it is, as one transaction saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub(crate) struct Place {
     pub created: i64,
     /// Up to where the store was read.
     pub seen: i64,
+    /// Whether an attempt to put the key may still be on its way.
+    pub doubtful: bool,
 }
 
 /// All keys of the line.
@@ -97,7 +105,11 @@ impl Place {
     /// Deletes the key, if it is still this one. Answers whether it was.
     pub async fn leave(&self) -> Result<bool> {
         let txn = Txn::new().when(self.stands()).and_then(Delete::new(self.key.clone()));
-        Ok(persist(&self.session, &txn).await?.succeeded)
+        let answer = persist(&self.session, &txn).await?;
+        if self.doubtful {
+            sweep(&self.session, &self.name, answer.header.revision);
+        }
+        Ok(answer.succeeded)
     }
 
     /// Who is before us. With none, this is also the proof that it is our turn: both were read at
@@ -188,7 +200,6 @@ impl Place {
 
 /// Waits for a deletion.
 async fn until_deleted(watcher: &mut Watcher) -> Result<()> {
-    use futures_util::StreamExt as _;
     while let Some(batch) = watcher.next().await {
         if batch?.events.iter().any(|event| event.kind == EventKind::Delete) {
             return Ok(());
@@ -288,6 +299,7 @@ async fn contest(
     gate: OwnedMutexGuard<()>,
     mut deliver: oneshot::Sender<Result<Held>>,
 ) {
+    let doubts = session.core().doubts();
     let outcome = match enter(&session, &name, &terms.value, &mut deliver).await {
         Ok(None) => {
             // Nobody waits any more, and whether the key stands is not known.
@@ -313,7 +325,7 @@ async fn contest(
             }
         }
         Err(error) => {
-            if session.check().is_ok() && error.maybe_applied() {
+            if session.check().is_ok() && (error.maybe_applied() || session.core().doubts() != doubts) {
                 withdraw(&session, &name).await;
             }
             Err(error)
@@ -336,6 +348,7 @@ async fn enter(
         .and_then(Put::new(&key, value).lease(session.lease()))
         .and_then(Get::new(key.clone()))
         .or_else(Get::new(key.clone()));
+    let doubts = session.core().doubts();
     let mut backoff = Backoff::default();
     loop {
         session.check()?;
@@ -364,17 +377,117 @@ async fn enter(
             key,
             created: kv.create_revision,
             seen: answer.header.revision,
+            doubtful: session.core().doubts() != doubts,
         }));
     }
 }
 
-/// Deletes our key in the line, whichever it is.
+/// Deletes our key in the line, whichever it is, and also if it comes later.
 pub(crate) async fn withdraw(session: &Session, name: &str) {
     let key = key_of(name, session.lease());
     let txn =
         Txn::new().when(Compare::lease(key.clone(), Is::Equal, session.lease())).and_then(Delete::new(key));
     let outcome = persist(session, &txn).await;
+    if let Ok(answer) = &outcome {
+        sweep(session, name, answer.header.revision);
+    }
     tracing::debug!(?outcome, name, "a place in a line was withdrawn");
+}
+
+/// Has our key deleted, should it come after this revision and outside of any contest: from a request
+/// to put it whose answer was lost, and which a member or the network held up for longer than it took
+/// to clean up.
+pub(crate) fn sweep(session: &Session, name: &str, from: i64) {
+    let until = Instant::now() + SWEEP;
+    if session.begin_sweep(name, until) {
+        let sweeper = Sweeper {
+            session: session.downgrade(),
+            client: session.client().clone(),
+            name: name.to_owned(),
+            key: key_of(name, session.lease()),
+            lease: session.lease(),
+        };
+        let vital = session.vital().clone();
+        session.core().handle.spawn(async move {
+            tokio::select! {
+                // With the session the store deletes the key.
+                _ = vital.lost() => {}
+                () = sweeper.over() => {}
+                outcome = sweeper.run(from) => {
+                    tracing::debug!(?outcome, name = sweeper.name, "a line is not swept any more");
+                }
+            }
+        });
+    }
+}
+
+/// Deletes a key of ours that nobody wants, for a while. Does not keep the session.
+struct Sweeper {
+    session: WeakSession,
+    client: crate::client::Client,
+    name: String,
+    key: Bytes,
+    lease: i64,
+}
+
+impl Sweeper {
+    /// Waits until it is swept for no longer.
+    async fn over(&self) {
+        while let Some(until) = self.session.sweep_until(&self.name) {
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    async fn run(&self, mut from: i64) -> Result<()> {
+        let mut backoff = Backoff::default();
+        loop {
+            let mut watcher =
+                self.client.watch(Keys::from(self.key.clone())).no_deletes().open_at(from + 1)?;
+            let error = loop {
+                match watcher.next().await {
+                    Some(Ok(batch)) => {
+                        backoff.reset();
+                        if let Some(event) = batch.events.last() {
+                            self.tidy(&event.kv).await?;
+                        }
+                    }
+                    Some(Err(error)) => break error,
+                    None => return Err(Error::closed("the watch")),
+                }
+            };
+            if !matches!(error.kind(), ErrorKind::Compacted { .. }) {
+                return Err(error);
+            }
+            let answer = self.client.get(Get::new(self.key.clone())).await;
+            match answer {
+                Ok(answer) => {
+                    if let Some(kv) = answer.first() {
+                        self.tidy(kv).await?;
+                    }
+                    from = answer.header.revision;
+                }
+                Err(error) if is_passing(&error) => backoff.wait().await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Deletes the key, unless a contest has it or had it.
+    async fn tidy(&self, kv: &KeyValue) -> Result<()> {
+        let Some(session) = self.session.upgrade() else { return Ok(()) };
+        if kv.lease != self.lease {
+            return Ok(());
+        }
+        // A contest takes over a key that it finds, and leaves none behind.
+        let _alone = session.gate(&self.name).lock_owned().await;
+        let stands = Compare::create_revision(self.key.clone(), Is::Equal, kv.create_revision);
+        let txn = Txn::new().when(stands).and_then(Delete::new(self.key.clone()));
+        let late = persist(&session, &txn).await?.succeeded;
+        if late {
+            tracing::warn!(name = self.name, "a late request put a key into a line; it was deleted");
+        }
+        Ok(())
+    }
 }
 
 /// A number that grows with every holder, to be shown to whatever must not be touched by an old one.

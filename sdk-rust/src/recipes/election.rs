@@ -20,11 +20,12 @@ use std::collections::VecDeque;
 use std::future::Future;
 
 use bytes::Bytes;
+use futures_util::Stream;
 
 use super::contest::{self, FencedTxn, FencingToken, Held, Terms};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kv::{Compare, Is, KeyValue, Put, Txn};
+use crate::kv::{Compare, Get, Is, KeyValue, Put, Txn};
 use crate::session::Session;
 use crate::view::{PrefixView, ViewEvent};
 
@@ -112,7 +113,7 @@ impl Election {
     pub async fn campaign(&self, value: impl AsRef<[u8]>) -> Result<Leadership> {
         let terms = Terms { value: Bytes::copy_from_slice(value.as_ref()), ..Terms::default() };
         let held = contest::contend(&self.session, &self.name, terms).await;
-        held.map(Leadership).map_err(not_leader)
+        held.map(Leadership::new).map_err(not_leader)
     }
 
     /// Campaigns, does the work while leading, and resigns. The work is dropped when the leadership
@@ -154,44 +155,69 @@ impl Election {
 /// A leadership that is held. Dropping it resigns in the background.
 #[derive(Debug)]
 #[must_use = "a leadership that is dropped is resigned"]
-pub struct Leadership(Held);
+pub struct Leadership {
+    held: Held,
+    /// When it was last proclaimed something, as far as is known.
+    proclaimed: tokio::sync::Mutex<i64>,
+}
 
 impl Leadership {
+    fn new(held: Held) -> Self {
+        let created = held.place().created;
+        Self { held, proclaimed: tokio::sync::Mutex::new(created) }
+    }
+
     /// What proves to others that this leader is the latest.
     pub fn token(&self) -> FencingToken {
-        self.0.place().token()
+        self.held.place().token()
     }
 
     /// The key in the store.
     pub fn key(&self) -> &Bytes {
-        &self.0.place().key
+        &self.held.place().key
     }
 
     /// Refuses if the session is over, without asking the store.
     pub fn check(&self) -> Result<()> {
-        self.0.place().check()
+        self.held.place().check()
     }
 
     /// A transaction that is applied only while the leadership lasts.
     pub fn txn(&self) -> FencedTxn {
-        FencedTxn::new(self.0.place(), ErrorKind::NotLeader)
+        FencedTxn::new(self.held.place(), ErrorKind::NotLeader)
     }
 
-    /// Proclaims something else, without giving up the place.
+    /// Proclaims something else, without giving up the place. What was proclaimed later is never
+    /// replaced by what was proclaimed before, even if the network delivers it late.
     ///
     /// # Cancel safety
     /// If the future is dropped it may be proclaimed or not.
     pub async fn proclaim(&self, value: impl AsRef<[u8]>) -> Result<()> {
-        let place = self.0.place();
+        let place = self.held.place();
         place.check()?;
-        let put = Put::new(&place.key, value).lease(place.session.lease());
-        let fence = Compare::create_revision(place.key.clone(), Is::Equal, place.created);
-        // The same value twice is as good as once.
-        let answer = place.session.client().commit_idempotent(Txn::new().when(fence).and_then(put)).await?;
-        if answer.succeeded {
-            return Ok(());
+        let value = value.as_ref();
+        let mut proclaimed = self.proclaimed.lock().await;
+        loop {
+            let last = Compare::mod_revision(place.key.clone(), Is::Equal, *proclaimed);
+            let put = Put::new(&place.key, value).lease(place.session.lease());
+            let txn = Txn::new().when(place.fence()).when(last);
+            let txn = txn.and_then(put).or_else(Get::new(place.key.clone()));
+            let answer = place.session.client().commit_idempotent(txn).await?;
+            if answer.succeeded {
+                *proclaimed = answer.header.revision;
+                return Ok(());
+            }
+            let own = answer.get(0).and_then(|get| get.first());
+            let Some(kv) = own.filter(|kv| kv.create_revision == place.created) else {
+                let text = format!("the leadership is lost token={}", place.created);
+                return Err(Error::new(ErrorKind::NotLeader, text));
+            };
+            // An attempt whose answer was lost: of this call, or of one before it.
+            *proclaimed = kv.mod_revision;
+            if kv.value == value {
+                return Ok(());
+            }
         }
-        Err(Error::new(ErrorKind::NotLeader, format!("the leadership is lost token={}", place.created)))
     }
 
     /// Waits until the leadership is lost, and tells why.
@@ -205,7 +231,7 @@ impl Leadership {
     /// As [`Leadership::lost`], for whoever cannot borrow the leadership while waiting. Resigning
     /// counts as a loss here, because the key is deleted.
     pub fn watch_lost(&self) -> impl Future<Output = Error> + Send + use<> {
-        let place = self.0.place().clone();
+        let place = self.held.place().clone();
         async move { not_leader(place.lost().await) }
     }
 
@@ -214,12 +240,12 @@ impl Leadership {
     /// # Cancel safety
     /// It is resigned in the background if the future is dropped.
     pub async fn resign(self) -> Result<bool> {
-        self.0.release().await
+        self.held.release().await
     }
 
     /// Keeps the leadership until the session ends.
     pub fn forget(self) {
-        self.0.forget();
+        self.held.forget();
     }
 }
 
@@ -272,6 +298,11 @@ impl Observer {
                 self.refresh(false);
             }
         }
+    }
+
+    /// The same as a stream, which ends after an error.
+    pub fn into_stream(self) -> impl Stream<Item = Result<LeaderEvent>> + Send + Unpin + use<> {
+        crate::stream::endless(self, |observer| Box::pin(observer.next()))
     }
 }
 

@@ -98,10 +98,11 @@ impl Mutex {
         let (session, name) = (self.session.clone(), self.name.clone());
         // On our own threads, so that a caller that goes away does not leave the key behind.
         let taking = async move {
+            let doubts = session.core().doubts();
             let answer = match session.client().commit_idempotent(txn).await {
                 Ok(answer) => answer,
                 Err(error) => {
-                    if error.maybe_applied() {
+                    if error.maybe_applied() || session.core().doubts() != doubts {
                         contest::withdraw(&session, &name).await;
                     }
                     drop(gate);
@@ -112,8 +113,15 @@ impl Mutex {
             let own = answer.get(0).and_then(|get| get.first()).filter(|kv| kv.lease == session.lease());
             let own = own.map(|kv| kv.create_revision);
             let created = if answer.succeeded { Some(answer.header.revision) } else { own };
-            let Some(created) = created else { return Ok(None) };
-            let place = contest::Place { seen: answer.header.revision, session, name, key, created };
+            let (seen, doubtful) = (answer.header.revision, session.core().doubts() != doubts);
+            let Some(created) = created else {
+                if doubtful {
+                    // An earlier attempt may find the lock free yet.
+                    contest::sweep(&session, &name, seen);
+                }
+                return Ok(None);
+            };
+            let place = contest::Place { session, name, key, created, seen, doubtful };
             let held = Held::new(place, gate);
             held.place().check()?;
             Ok(Some(held))

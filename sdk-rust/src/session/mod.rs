@@ -14,11 +14,12 @@
 mod vital;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub(crate) use self::vital::Vital;
 pub use self::vital::{LostReason, SessionState};
@@ -83,7 +84,14 @@ impl SessionBuilder {
         let lease = lease::grant(&core, ttl, 0).await?;
         let vital = Arc::new(Vital::new(lease.id, lease.ttl, sent));
         let kept = keeper::keep(&core, &vital);
-        let inner = Inner { client, core, vital, kept: Mutex::new(Some(kept)), gates: Mutex::default() };
+        let inner = Inner {
+            client,
+            core,
+            vital,
+            kept: Mutex::new(Some(kept)),
+            gates: Mutex::default(),
+            sweeps: Mutex::default(),
+        };
         Ok(Session { inner: Arc::new(inner) })
     }
 }
@@ -96,6 +104,8 @@ struct Inner {
     kept: Mutex<Option<Kept>>,
     /// Tasks of one session would otherwise share each other's locks, because the key is the same.
     gates: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Lines that are swept, and until when.
+    sweeps: Mutex<HashMap<String, Instant>>,
 }
 
 impl Drop for Inner {
@@ -200,12 +210,47 @@ impl Session {
         &self.inner.core
     }
 
+    pub(crate) fn vital(&self) -> &Arc<Vital> {
+        &self.inner.vital
+    }
+
+    /// A handle that does not keep the session.
+    pub(crate) fn downgrade(&self) -> WeakSession {
+        WeakSession(Arc::downgrade(&self.inner))
+    }
+
+    /// Notes until when the line of this name is to be swept. Answers whether nobody sweeps it yet.
+    pub(crate) fn begin_sweep(&self, name: &str, until: Instant) -> bool {
+        self.inner.sweeps.lock().insert(name.to_owned(), until).is_none()
+    }
+
     /// The gate that lets one task of this session at a time contend for a name.
     pub(crate) fn gate(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut gates = self.inner.gates.lock();
         // Those that nobody waits at are forgotten.
         gates.retain(|_, gate| Arc::strong_count(gate) > 1);
         gates.entry(name.to_owned()).or_default().clone()
+    }
+}
+
+/// A session that may be gone.
+#[derive(Clone, Debug)]
+pub(crate) struct WeakSession(Weak<Inner>);
+
+impl WeakSession {
+    pub fn upgrade(&self) -> Option<Session> {
+        self.0.upgrade().map(|inner| Session { inner })
+    }
+
+    /// Until when the line of this name is to be swept. If that is over, it is forgotten.
+    pub fn sweep_until(&self, name: &str) -> Option<Instant> {
+        let inner = self.0.upgrade()?;
+        let mut sweeps = inner.sweeps.lock();
+        let until = sweeps.get(name).copied().filter(|until| *until > Instant::now());
+        if until.is_none() {
+            sweeps.remove(name);
+        }
+        until
     }
 }
 

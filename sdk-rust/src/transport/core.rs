@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use folkmoot_proto::etcdserverpb as pb;
@@ -123,6 +123,9 @@ pub(crate) struct Core {
     pub seen: Seen,
     pub hub: Hub,
     keeper: OnceLock<Keeper>,
+    /// Counts the attempts at writes whose answer was lost: they may be applied yet, and later than
+    /// whatever was sent after them.
+    doubts: AtomicU64,
     closed: AtomicBool,
     /// Tells long-lived tasks of the end.
     closing: watch::Sender<bool>,
@@ -149,6 +152,7 @@ impl Core {
             seen: Seen::default(),
             hub: Hub::default(),
             keeper: OnceLock::new(),
+            doubts: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             closing: watch::Sender::new(false),
         })
@@ -181,6 +185,12 @@ impl Core {
 
     pub fn keeper(&self) -> &Keeper {
         self.keeper.get_or_init(Keeper::default)
+    }
+
+    /// How many attempts at writes have lost their answer. If that did not change during a call, no
+    /// attempt of it is still on its way.
+    pub fn doubts(&self) -> u64 {
+        self.doubts.load(Ordering::Acquire)
     }
 
     /// A member to open a stream at.
@@ -310,6 +320,9 @@ impl Core {
                 }
             };
             tracing::debug!(?fault, %error, "a call failed");
+            if matches!(fault, Fault::Broken | Fault::Unsure) && call.safety != Safety::Read {
+                self.doubts.fetch_add(1, Ordering::AcqRel);
+            }
             match (fault, call.safety) {
                 (Fault::Refused, _) => return Err(error),
                 (Fault::Token, _) => {

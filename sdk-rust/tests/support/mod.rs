@@ -5,11 +5,14 @@
 
 #![allow(dead_code, clippy::print_stderr)]
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{BufRead as _, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use folkmoot_client::Client;
@@ -228,6 +231,8 @@ pub async fn client(endpoint: &str) -> Client {
 pub struct Proxy {
     pub port: u16,
     state: tokio::sync::watch::Sender<Way>,
+    carried: Arc<AtomicU64>,
+    held: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,6 +240,9 @@ pub enum Way {
     Open,
     /// Bytes are taken and go nowhere; connections stay.
     BlackHole,
+    /// Bytes for the server are kept, and delivered when the way is open again, slowly; those from
+    /// the server pass.
+    Hold,
     /// Connections end, and new ones are ended at once.
     Cut,
 }
@@ -245,23 +253,31 @@ impl Proxy {
         let port = listener.local_addr().expect("is bound").port();
         let (state, ways) = tokio::sync::watch::channel(Way::Open);
         let target = server.port;
+        let (carried, held) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let counts = (carried.clone(), held.clone());
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(Self::carry(socket, target, ways.clone()));
+                tokio::spawn(Self::carry(socket, target, ways.clone(), counts.clone()));
             }
         });
-        Self { port, state }
+        Self { port, state, carried, held }
     }
 
-    async fn carry(client: tokio::net::TcpStream, target: u16, mut ways: tokio::sync::watch::Receiver<Way>) {
+    async fn carry(
+        client: tokio::net::TcpStream,
+        target: u16,
+        mut ways: tokio::sync::watch::Receiver<Way>,
+        (carried, held): (Arc<AtomicU64>, Arc<AtomicU64>),
+    ) {
         if *ways.borrow() == Way::Cut {
             return;
         }
         let Ok(server) = tokio::net::TcpStream::connect(("127.0.0.1", target)).await else { return };
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let there = tokio::spawn(Self::pump(from_client, to_server, ways.clone()));
-        let back = tokio::spawn(Self::pump(from_server, to_client, ways.clone()));
+        let there =
+            tokio::spawn(Self::pump(from_client, to_server, ways.clone(), carried.clone(), Some(held)));
+        let back = tokio::spawn(Self::pump(from_server, to_client, ways.clone(), carried, None));
         let cut = async { ways.wait_for(|way| *way == Way::Cut).await.map(drop) };
         let (there_abort, back_abort) = (there.abort_handle(), back.abort_handle());
         tokio::select! {
@@ -276,18 +292,60 @@ impl Proxy {
     async fn pump(
         mut from: tokio::net::tcp::OwnedReadHalf,
         mut to: tokio::net::tcp::OwnedWriteHalf,
-        ways: tokio::sync::watch::Receiver<Way>,
+        mut ways: tokio::sync::watch::Receiver<Way>,
+        carried: Arc<AtomicU64>,
+        held: Option<Arc<AtomicU64>>,
     ) {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let mut buffer = vec![0; 16 << 10];
-        while let Ok(size @ 1..) = from.read(&mut buffer).await {
-            if *ways.borrow() == Way::BlackHole {
+        let mut kept: VecDeque<Vec<u8>> = VecDeque::new();
+        loop {
+            let way = *ways.borrow_and_update();
+            if way == Way::Open
+                && let Some(chunk) = kept.pop_front()
+            {
+                carried.fetch_add(chunk.len() as u64, Ordering::SeqCst);
+                if to.write_all(&chunk).await.is_err() {
+                    return;
+                }
+                // Each on its own, as a network would that was congested.
+                tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }
+            let size = tokio::select! {
+                read = from.read(&mut buffer) => match read {
+                    Ok(size @ 1..) => size,
+                    _ => return,
+                },
+                changed = ways.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+            };
+            match (*ways.borrow(), &held) {
+                (Way::BlackHole, _) => continue,
+                (Way::Hold, Some(held)) => {
+                    held.fetch_add(size as u64, Ordering::SeqCst);
+                    kept.push_back(buffer[..size].to_vec());
+                    continue;
+                }
+                _ => {}
+            }
+            carried.fetch_add(size as u64, Ordering::SeqCst);
             if to.write_all(&buffer[..size]).await.is_err() {
                 return;
             }
         }
+    }
+
+    /// Bytes that passed, in both directions.
+    pub fn carried(&self) -> u64 {
+        self.carried.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that were kept, so far.
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::SeqCst)
     }
 
     pub fn set(&self, way: Way) {

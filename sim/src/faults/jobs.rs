@@ -338,12 +338,10 @@ impl World {
         }
     }
 
-    /// Whether what the leader says about the members is new enough to act on.
+    /// Whether what the leader says about the members is new enough to act on: one that has just
+    /// started again does not know yet what was committed before, such as that somebody was added.
     fn is_settled(&self, leader: usize) -> bool {
-        let host = &self.hosts[leader];
-        host.running
-            .as_ref()
-            .is_some_and(|running| running.node.status().applied == running.node.status().committed)
+        self.hosts[leader].applied() >= self.ledger.last_committed()
             && matches!(self.phase, Phase::Healing(since) if self.now > since + 5 * SEC)
     }
 }

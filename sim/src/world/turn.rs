@@ -281,7 +281,7 @@ impl World {
             self.check("election", known.map(|_| ()));
             let leads = leader == id;
             if leads && !seen.leads {
-                let complete = self.ledger.leader_is_complete(&running.written);
+                let complete = self.ledger.leader_is_complete(status.term, &running.written);
                 self.check("leader completeness", complete);
                 self.met(Situation::LeaderElected);
                 if let Some(before) = self.last_leader.replace(at) {
@@ -337,6 +337,7 @@ impl World {
                 ))
             };
             let result = self.ledger.committed(
+                status.term,
                 status.committed,
                 seen.committed,
                 &running.written,

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::Stream;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -469,5 +470,14 @@ impl<T> ConfigWatch<T> {
             }
             self.states.changed().await.map_err(|_| Error::closed("the configuration"))?;
         }
+    }
+
+    /// The same as a stream, which ends after an error. Of a clone, if [`ConfigWatch::current`] is
+    /// asked meanwhile.
+    pub fn into_stream(self) -> impl Stream<Item = Result<ConfigEvent<T>>> + Send + Unpin
+    where
+        T: Send + Sync + 'static,
+    {
+        crate::stream::endless(self, |watch| Box::pin(watch.next()))
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::Stream;
 use parking_lot::Mutex;
 
 use super::balance::{Engine, Outcome, Policy};
@@ -140,6 +141,11 @@ impl Subscription {
             let (revision, resync) = (change.revision, change.resync);
             return Ok(ServiceEvent::Delta { added, updated, removed, revision, resync });
         }
+    }
+
+    /// The same as a stream, which ends after an error.
+    pub fn into_stream(self) -> impl Stream<Item = Result<ServiceEvent>> + Send + Unpin + use<> {
+        crate::stream::endless(self, |subscription| Box::pin(subscription.next()))
     }
 }
 
