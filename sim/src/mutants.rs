@@ -1,11 +1,15 @@
 //! Known bugs, put back one at a time, to show that the simulator finds them. A mutant that
 //! survives is a bug of the simulator.
 
+use std::path::PathBuf;
+
 use folkmoot_core::mutant;
 
 use crate::batch::{self, Batch};
 use crate::plan::{Overrides, Profile};
 use crate::run::run_seed;
+use crate::shrink::Kept;
+use crate::world::Finding;
 
 /// A mutant of the core: its name there, and the bug that it stands for.
 pub struct Mutant {
@@ -37,6 +41,7 @@ mutants! {
     "a_stuck_disk_goes_on_leading": "a leader whose disk hangs keeps leading (etcd: no stall detector)";
     "a_wrong_state_goes_unnoticed": "members differ and nobody notices (etcd #13766)";
     "hashes_outlive_a_snapshot": "state hashes from before a snapshot are compared with those after it";
+    "differences_of_any_time_count_together": "a sound member is outvoted by two that were wrong one after the other (found by seed 13927)";
     "a_disputed_state_is_passed_on": "a leader whose state is in dispute sends it to others as a snapshot";
     "a_late_copy_is_refused": "a copy of a command that comes in a later term is refused, though the command is in the log (found by seed 5072)";
     "forwards_are_taken_twice": "a forwarded command that arrives twice is executed twice";
@@ -62,8 +67,8 @@ mutants! {
 /// Seeds of one kind that are run before the next kind has its turn.
 const SEEDS_AT_ONCE: u64 = 4;
 
-/// Runs seeds against each mutant until one fails, up to `budget`; says a table. True if all of
-/// them were killed.
+/// Runs seeds against each mutant until one fails, up to `budget`, and then its kept seed if there
+/// is one; says a table. True if all of them were killed.
 pub fn run(names: &[String], start: u64, budget: u64, jobs: usize, say: &dyn Fn(&str)) -> bool {
     if !mutant::choose(None) {
         say("this build has no mutants: build with RUSTFLAGS='--cfg mutant=\"any\"'");
@@ -107,6 +112,7 @@ pub fn run(names: &[String], start: u64, budget: u64, jobs: usize, say: &dyn Fn(
                 }
             }
         }
+        let killer = killer.or_else(|| killed_by_a_kept_seed(known.name));
         mutant::choose(None);
         match killer {
             Some((finding, seed, profile)) => {
@@ -128,6 +134,15 @@ pub fn run(names: &[String], start: u64, budget: u64, jobs: usize, say: &dyn Fn(
     }
     say(&format!("{survivors} survivors"));
     survivors == 0
+}
+
+/// Some bugs show in one of thousands of seeds; the one that found it is kept.
+fn killed_by_a_kept_seed(name: &str) -> Option<(Finding, u64, Profile)> {
+    let dir = std::env::var_os("CARGO_MANIFEST_DIR").map_or("sim".into(), PathBuf::from).join("seeds");
+    let text = std::fs::read_to_string(dir.join(format!("{name}.toml"))).ok()?;
+    let kept = Kept::parse(&text).ok().filter(|kept| kept.mutant.as_deref() == Some(name))?;
+    let finding = run_seed(kept.seed, kept.profile, &kept.overrides, false).finding?;
+    Some((finding, kept.seed, kept.profile))
 }
 
 #[cfg(test)]

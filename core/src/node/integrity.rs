@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::limits;
+use crate::mutant::mutant;
 use crate::types::{LogIndex, MemberId};
 
 /// What is known about this member's state.
@@ -137,6 +138,11 @@ impl Integrity {
         (self.compared.values().filter(agrees).count(), true)
     }
 
+    /// How many others differed when they were last compared, each at its time.
+    fn all_differ(&self) -> usize {
+        self.compared.values().filter(|compared| !compared.agrees).count()
+    }
+
     /// Judges by the other voters; this member, called `me`, may be one of them or a learner.
     /// Learners have no voice: one that never starts would keep the others from deciding.
     pub fn judge(&mut self, voters: &[MemberId], me: MemberId) -> Judgement {
@@ -149,6 +155,9 @@ impl Integrity {
             (_, false) => Judgement::Sound,
             (agree, true) if own + agree >= quorum => Judgement::Sound,
             _ if self.apart.values().any(outvoted) => Judgement::Wrong,
+            _ if mutant!("differences_of_any_time_count_together") && self.all_differ() >= quorum => {
+                Judgement::Wrong
+            }
             _ => Judgement::Undecided,
         }
     }

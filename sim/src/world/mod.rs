@@ -332,7 +332,12 @@ impl World {
         self.note(|| "faults are over".to_owned());
         self.end_all_faults();
         self.phase = Phase::Healing(self.now);
-        self.healed_since = self.now;
+        // A sync that hangs is not set free; its member says nothing until it returns.
+        let stuck = |host: &Host| {
+            let hangs = host.running.as_ref().is_some_and(|running| running.log_busy.is_some());
+            if hangs { host.trouble.stuck_until } else { 0 }
+        };
+        self.healed_since = self.hosts.iter().map(stuck).fold(self.now, Nanos::max);
         for at in 0..self.hosts.len() {
             self.mend(at);
         }
