@@ -23,18 +23,20 @@ async function job(leadership) {
 }
 
 for (;;) {
+  let token
   const session = await client.session({ ttl: 5 })
-  console.log(`waiting ${name}`)
-  const leadership = await session.election(ELECTION).campaign(name)
-  console.log(`leading token=${leadership.token}`)
   try {
-    await job(leadership)
+    console.log(`waiting ${name}`)
+    await session.election(ELECTION).lead(name, (leadership) => {
+      token = leadership.token
+      console.log(`leading token=${token}`)
+      return job(leadership)
+    })
   } catch (error) {
     if (!(error instanceof SessionLostError || error instanceof NotLeaderError)) throw error
     // Somebody else may lead by now. What was held is gone; it begins again as a candidate.
-    console.log(`refused token=${leadership.token} ${error.message} code=${error.code}`)
+    console.log(`refused token=${token} ${error.message} code=${error.code}`)
   } finally {
-    await leadership.resign()
     await session.close()
   }
 }

@@ -36,6 +36,8 @@ pub enum Outcome {
 }
 
 const FAILURES_MAX: u32 = 5;
+/// How much more loaded an instance counts for each failure since its last success.
+const FAILURE_WEIGHT: u32 = 10;
 const EJECTION_FIRST: Duration = Duration::from_secs(30);
 const EJECTION_MAX: Duration = Duration::from_secs(300);
 const WINDOW: Duration = Duration::from_secs(10);
@@ -79,7 +81,10 @@ impl Host {
 
     fn load(&self) -> f64 {
         // Before the first answer a host counts as quick, so that it gets its first call.
-        (f64::from(self.inflight) + 1.0) * self.latency.max(1e-6) / f64::from(self.instance.weight.max(1))
+        let load = (f64::from(self.inflight) + 1.0) * self.latency.max(1e-6);
+        // One that fails is done with each call at once, and would look like the least loaded of all.
+        load * f64::from(FAILURE_WEIGHT.pow(self.failures.min(FAILURES_MAX)))
+            / f64::from(self.instance.weight.max(1))
     }
 }
 
@@ -213,15 +218,17 @@ impl Engine {
         let may_eject = ejected < (count / 10).max(1) && count > 1;
         let Some(host) = self.hosts.iter_mut().find(|host| host.instance.id == id) else { return };
         host.inflight = host.inflight.saturating_sub(1);
-        let seconds = latency.as_secs_f64();
-        host.latency = if host.latency == 0.0 { seconds } else { host.latency * 0.8 + seconds * 0.2 };
         host.window.0 += 1;
         match outcome {
             Outcome::Success => {
+                let seconds = latency.as_secs_f64();
+                host.latency = if host.latency == 0.0 { seconds } else { host.latency * 0.8 + seconds * 0.2 };
                 host.window.1 += 1;
                 host.failures = 0;
             }
             Outcome::Failure => {
+                // How soon it failed says nothing of how soon it answers; but a time without an answer does.
+                host.latency = host.latency.max(latency.as_secs_f64());
                 host.failures += 1;
                 if host.failures >= FAILURES_MAX && may_eject {
                     eject(host, now);
@@ -338,6 +345,25 @@ mod tests {
         engine.done("1", Outcome::Success, Duration::from_millis(1), at(0));
         let picks = picks(&mut engine, 20);
         assert!(share(&picks, "1") >= 19, "{picks:?}");
+    }
+
+    #[test]
+    fn lb_3_one_that_fails_at_once_does_not_look_idle() {
+        let mut engine = engine(Policy::P2c, &[1, 1, 1, 1]);
+        let mut rng = StdRng::seed_from_u64(1);
+        let dead = ["2", "3"];
+        let mut failures = 0;
+        for n in 0..400 {
+            let host = engine.pick(at(0), b"", &mut rng).unwrap();
+            let fails = n >= 40 && dead.contains(&host.id.as_str());
+            failures += usize::from(fails);
+            let (outcome, took) = if fails { (Outcome::Failure, 1) } else { (Outcome::Success, 20) };
+            engine.done(&host.id, outcome, Duration::from_millis(took), at(0));
+        }
+        // Only where chance takes both of them, and until one of them is left out.
+        assert!(failures < 40, "{failures}");
+        let host = engine.hosts.iter().find(|host| host.instance.id == "2").unwrap();
+        assert!(host.latency > 0.015, "a quick failure is no quick answer: {}", host.latency);
     }
 
     #[test]
