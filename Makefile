@@ -45,7 +45,7 @@ WRITE ?=
 ARGS ?=
 
 .PHONY: help setup setup-test build build-tools run cluster test unit sdk python python-wheel python-bench node node-package oracle crash compat tour sim mutants chaos \
-	conformance verify fix bench clean
+	conformance examples python-dev node-dev examples-dev verify fix bench clean
 
 help:
 	@echo 'make run      build and start a durable single-member server on 127.0.0.1:2379'
@@ -56,6 +56,8 @@ help:
 	@echo 'make sim      a cluster under faults, simulated, WORLDS=1000 times'
 	@echo 'make mutants  known bugs put back one by one; the simulator must find each'
 	@echo 'make conformance  the SDKs play the same scenarios under faults, against Folkmoot and etcd'
+	@echo 'make examples     the three example systems, against Folkmoot and etcd'
+	@echo 'make example-gateway (or -config-watch, -leader-election)  one of them, as a story'
 	@echo 'make chaos    real members under faults, for ROUNDS=20 rounds'
 	@echo 'make verify   format, lints, generated code and dependencies are in order (writes nothing)'
 	@echo 'make fix      format and apply what lints can fix'
@@ -94,9 +96,12 @@ $(PYTHON_ENV)/ready: sdk-python/requirements-dev.txt
 	$(PYTHON_ENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
-# The client for Python: types, lints, and its tests against Folkmoot and etcd.
-python: build $(PYTHON_ENV)/ready
+# The client for Python, to be imported from where it lies.
+python-dev: $(PYTHON_ENV)/ready
 	cd sdk-python && $(IN_PYTHON_ENV) maturin develop --quiet --release --locked
+
+# The client for Python: types, lints, and its tests against Folkmoot and etcd.
+python: build python-dev
 	cd sdk-python && $(IN_PYTHON_ENV) ruff format --check --quiet . && $(IN_PYTHON_ENV) ruff check --quiet .
 	cd sdk-python && $(IN_PYTHON_ENV) mypy && $(IN_PYTHON_ENV) pyright
 	cd sdk-python && FOLKMOOT_BINARY=$(abspath $(FOLKMOOT)) $(IN_PYTHON_ENV) python -X faulthandler -m pytest -q
@@ -114,11 +119,14 @@ sdk-node/node_modules/.ready: sdk-node/package-lock.json
 	cd sdk-node && $(IN_NODE) npm ci --no-audit --no-fund --loglevel=error
 	touch $@
 
+# The client for Node, to be imported from where it lies.
+node-dev: sdk-node/node_modules/.ready
+	cd sdk-node && $(IN_NODE) npm run --silent build
+
 # The client for Node: types, lints, and its tests against Folkmoot and etcd.
-node: build sdk-node/node_modules/.ready
-	cd sdk-node && $(IN_NODE) npm run --silent build:native
+node: build node-dev
 	git diff --exit-code -- sdk-node/native.d.cts
-	cd sdk-node && $(IN_NODE) npm run --silent build:ts && $(IN_NODE) npm run --silent lint
+	cd sdk-node && $(IN_NODE) npm run --silent lint
 	cd sdk-node && FOLKMOOT_BINARY=$(abspath $(FOLKMOOT)) $(IN_NODE) npm test --silent
 
 # What users install: needs `make node` before.
@@ -150,6 +158,27 @@ conformance: setup-test $(filter python node,$(LANGUAGES))
 		--store '$(store)' --report $(TARGET)/conformance/$(language)-$(firstword $(subst =, ,$(store))).json $(ARGS) &&)) true
 	$(PARITY) check $(if $(ABSENT),--absent $(ABSENT)) $(if $(UNPLAYED),--unplayed $(UNPLAYED)) $(WRITE) $(foreach language,$(LANGUAGES),\
 		$(foreach store,$(STORES),--report $(TARGET)/conformance/$(language)-$(firstword $(subst =, ,$(store))).json))
+
+# The example systems: programs in three languages on the clients as they lie here.
+IN_EXAMPLES = cd examples && $(IN_PYTHON_ENV) PATH=$(PYTHON_ENV)/bin:$(NODE_ENV_DIR)/node_modules/.bin:$(PATH) \
+	FOLKMOOT_BINARY=$(abspath $(FOLKMOOT)) EXAMPLES_BIN=$(abspath $(TARGET))/release
+examples-dev: build python-dev node-dev
+	$(CARGO) build --release --locked -p folkmoot-examples
+	mkdir -p examples/node_modules
+	ln -sfn ../../sdk-node examples/node_modules/folkmoot
+
+# All three, against Folkmoot and etcd.
+examples: examples-dev
+	cd examples && $(IN_PYTHON_ENV) ruff format --check --quiet . && $(IN_PYTHON_ENV) ruff check --quiet .
+	cd examples && for folder in . */; do ls $$folder/*.py > /dev/null 2>&1 || continue; \
+		MYPYPATH=. $(IN_PYTHON_ENV) mypy $$folder/*.py; done
+	cd sdk-node && $(IN_NODE) biome ci --config-path=. ../examples
+	$(IN_EXAMPLES) python -m pytest -q
+
+# One of them, as a story: `make example-gateway`, `make example-config-watch ARGS='--store etcd'`,
+# `make example-leader-election ARGS='--endpoints 127.0.0.1:2379'`.
+example-%: examples-dev
+	$(IN_EXAMPLES) python run $* $(ARGS)
 
 # Real processes are tested as users run them.
 build-tools: build
