@@ -78,7 +78,7 @@ run: build
 cluster: build
 	scripts/cluster $(FOLKMOOT) $(MEMBERS)
 
-test: setup-test unit sdk python node conformance oracle crash compat tour sim chaos
+test: setup-test unit sdk python node conformance examples oracle crash compat tour sim chaos
 
 # One profile and one set of features for all tests; see docs/decisions/0009.
 unit:
