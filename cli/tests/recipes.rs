@@ -295,6 +295,24 @@ fn an_instance_whose_id_is_taken_ends_and_stops_its_command() {
 }
 
 #[test]
+fn instances_of_others_are_drained_and_let_in_again() {
+    let server = Server::start();
+    let mut instance = server.spawn(["registry", "register", "api", "h:1", "--id", "a", "--drain", "10ms"]);
+    assert_eq!(instance.lines().next(), "a");
+    assert_eq!(server.text(["registry", "drain", "api", "a"]), "a is draining\n");
+    assert_eq!(server.text(["registry", "list", "api"]), "a, h:1, DRAINING, 100, , , \n");
+    assert_eq!(server.json(["registry", "drain", "api", "a", "--undo"])["health"], "UP");
+    assert_eq!(server.text(["registry", "list", "api"]), "a, h:1, UP, 100, , , \n");
+    let none = failure(&server.run(["registry", "drain", "api", "a", "b"]), 1);
+    assert!(none.contains("id=\"b\""), "{none}");
+    // Those before it are done.
+    assert_eq!(server.text(["registry", "list", "api"]), "a, h:1, DRAINING, 100, , , \n");
+    failure(&server.run(["registry", "drain", "api"]), 2);
+    instance.signal(Signal::TERM);
+    assert!(instance.wait().success());
+}
+
+#[test]
 fn values_of_others_in_the_registry_are_read_or_counted() {
     let server = Server::start();
     server.text(["put", "services/default/api/go", r#"{"Op":0,"Addr":"h:9","Metadata":"blue"}"#]);

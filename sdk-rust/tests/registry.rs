@@ -82,6 +82,67 @@ on_each! {
         assert_eq!(delta("the end").await.2[0].id, "one");
     }
 
+    async fn r_4_an_operator_drains_and_the_process_keeps_it_so(server) {
+        let client = server.client().await;
+        let registry = client.registry("prod");
+        // Its health check, which says that all is well, does not end a draining.
+        let mut registration = registry
+            .register(Instance::new("gw", "h:1").id("one"))
+            .health(async || Health::Up)
+            .await
+            .unwrap();
+        let health = async |wanted: Health| {
+            eventually("the health", async || {
+                let instances = registry.resolve("gw").await.unwrap();
+                instances.iter().any(|one| one.id == "one" && one.health == wanted).then_some(())
+            })
+            .await;
+        };
+        client.registry("prod").set_health("gw", "one", Health::Draining).await.unwrap();
+        health(Health::Draining).await;
+        // The record is put anew, and says the same: nothing that this process wrote knew of it before.
+        let key = "services/prod/gw/one";
+        let lease = client.get(key).await.unwrap().kvs[0].lease;
+        client.lease_revoke(lease).await.unwrap();
+        let event = soon("the new registration", registration.event()).await;
+        assert_eq!(event, Some(RegistrationEvent::Reregistered { epoch: 2 }));
+        health(Health::Draining).await;
+        assert_ne!(client.get(key).await.unwrap().kvs[0].lease, lease);
+        registry.set_health("gw", "one", Health::Up).await.unwrap();
+        health(Health::Up).await;
+        // What the process says itself comes later and counts.
+        registration.set_health(Health::Degraded);
+        health(Health::Degraded).await;
+        registration.deregister().await.unwrap();
+        let none = registry.set_health("gw", "one", Health::Up).await.unwrap_err();
+        assert_eq!(none.kind(), ErrorKind::NotFound, "{none}");
+        client.put(key, r#"{"Op":0,"Addr":"h:9","Metadata":"text"}"#).await.unwrap();
+        let foreign = registry.set_health("gw", "one", Health::Up).await.unwrap_err();
+        assert_eq!(foreign.kind(), ErrorKind::FailedPrecondition, "{foreign}");
+    }
+
+    async fn r_4_the_time_to_drain_begins_when_it_is_in_the_registry(server) {
+        let proxy = Proxy::start(&server).await;
+        let direct = server.client().await;
+        let client = support::client(&proxy.endpoint()).await;
+        let registration =
+            client.registry("prod").register(Instance::new("gw", "h:1").id("one")).open().await.unwrap();
+        proxy.set(Way::Cut);
+        let draining = tokio::spawn(async move { registration.drain(Duration::from_secs(60)).await });
+        proxy.set(Way::Open);
+        eventually("the draining", async || {
+            let instances = direct.registry("prod").resolve("gw").await.unwrap();
+            (instances[0].health == Health::Draining).then_some(())
+        })
+        .await;
+        assert!(!draining.is_finished(), "clients have had no time");
+        draining.abort();
+        eventually("the end of what was dropped", async || {
+            direct.registry("prod").resolve("gw").await.unwrap().is_empty().then_some(())
+        })
+        .await;
+    }
+
     async fn r_5_the_last_known_instances_stay_while_the_store_is_away(server) {
         let proxy = Proxy::start(&server).await;
         let direct = server.client().await;

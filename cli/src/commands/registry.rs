@@ -56,6 +56,26 @@ Examples:
         /// The service
         service: String,
     },
+    /// Take instances out of the balancing, whoever registered them
+    ///
+    /// They stay registered and finish what they have, and are sent nothing new. That lasts, over a lost
+    /// session too, until their process says something else or they are let in again.
+    #[command(after_help = "\
+Examples:
+  folkmoot registry drain api a
+  folkmoot registry drain api a --undo             let it in again
+  folkmoot registry list api -w json | jq -r '.[] | select(.version == \"1.2\").id' |
+    xargs folkmoot registry drain api")]
+    Drain {
+        /// The service
+        service: String,
+        /// The ids of the instances
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<String>,
+        /// Let them in again: they are up
+        #[arg(long)]
+        undo: bool,
+    },
 }
 
 /// Keep an instance of a service registered until Ctrl-C, or while a command runs
@@ -152,6 +172,17 @@ impl RegistryArgs {
                 args.keep(context, registration, &mut stop_requests).await
             }
             RegistryCommand::List { service } => list(context, &registry.await?, &service).await,
+            RegistryCommand::Drain { service, ids, undo } => {
+                let registry = registry.await?;
+                let health = if undo { Health::Up } else { Health::Draining };
+                for id in &ids {
+                    registry.set_health(&service, id, health).await?;
+                    let word = if undo { "is up" } else { "is draining" };
+                    let document = || value!({ "id": id, "health": health });
+                    context.printer.print(|| plain::lines([format!("{id} {word}")].into_iter()), document)?;
+                }
+                Ok(())
+            }
             RegistryCommand::Watch { service } => {
                 let follow = async { watch(context, &registry.await?, &service).await };
                 tokio::select! {

@@ -187,6 +187,18 @@ impl Instance {
         namespace.clone_into(&mut instance.namespace);
         Some(instance)
     }
+
+    /// A record with another health and nothing else changed, whoever wrote it. `None` if it has no
+    /// place for one: it is no record, or its metadata is of another kind.
+    pub(crate) fn with_health(record: &[u8], health: Health) -> Option<Vec<u8>> {
+        let mut value: serde_json::Value = serde_json::from_slice(record).ok()?;
+        let metadata = value.as_object_mut()?.entry("Metadata").or_insert(serde_json::Value::Null);
+        if metadata.is_null() {
+            *metadata = serde_json::json!({});
+        }
+        metadata.as_object_mut()?.insert("health".to_owned(), serde_json::to_value(health).ok()?);
+        serde_json::to_vec(&value).ok()
+    }
 }
 
 fn split(address: &str) -> (String, u16) {
@@ -210,6 +222,20 @@ pub(crate) fn unique() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_health_changes_nothing_else() {
+        let foreign = br#"{"Op":0,"Addr":"h:1","Metadata":{"health":"UP","more":[1,2]}}"#;
+        let json: serde_json::Value =
+            serde_json::from_slice(&Instance::with_health(foreign, Health::Draining).unwrap()).unwrap();
+        assert_eq!(json["Metadata"]["health"], "DRAINING");
+        assert_eq!(json["Metadata"]["more"][1], 2);
+        let bare = Instance::with_health(br#"{"Op":0,"Addr":"h:1"}"#, Health::Maintenance).unwrap();
+        assert_eq!(Instance::decode("", "s", "i", &bare).unwrap().health, Health::Maintenance);
+        for bad in [&b"nothing"[..], b"[]", br#"{"Op":0,"Addr":"h:1","Metadata":"text"}"#] {
+            assert_eq!(Instance::with_health(bad, Health::Up), None);
+        }
+    }
 
     #[test]
     fn a_record_survives_its_bytes() {

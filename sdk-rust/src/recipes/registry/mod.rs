@@ -27,8 +27,8 @@ pub use registration::{OnConflict, RegisterBuilder, Registration, RegistrationEv
 pub use subscribe::{Balancer, Pick, ServiceEvent, Subscription};
 
 use crate::client::Client;
-use crate::error::{Error, Result};
-use crate::kv::Get;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kv::{Compare, Get, Is, Put, Txn};
 use crate::view::PrefixView;
 
 /// The services of a namespace.
@@ -79,6 +79,46 @@ impl Registry {
             Instance::decode(&self.namespace, service, id, &kv.value)
         };
         Ok(answer.kvs.iter().filter_map(read).collect())
+    }
+
+    /// Says how an instance is, whoever registered it: an operator takes it out of the balancing with
+    /// [`Health::Draining`] or [`Health::Maintenance`], and lets it in again with [`Health::Up`].
+    ///
+    /// The process that registered it hears of it and keeps it so, over a lost session too, until it says
+    /// something else itself; its own health check does not end a draining or a maintenance.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) if it is not registered,
+    /// [`FailedPrecondition`](crate::ErrorKind::FailedPrecondition) if somebody else's software wrote the
+    /// record and it has no place for a health,
+    /// [`Conflict`](crate::ErrorKind::Conflict) if the record changes all the time.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped it may have been said or not.
+    pub async fn set_health(&self, service: &str, id: &str, health: Health) -> Result<()> {
+        let key = format!("{}{id}", self.prefix(service)?);
+        for _ in 0..16 {
+            let answer = self.client.get(Get::new(&key)).await?;
+            let Some(kv) = answer.first() else {
+                let text = format!("there is no such instance service={service:?} id={id:?}");
+                return Err(Error::new(ErrorKind::NotFound, text));
+            };
+            let Some(record) = Instance::with_health(&kv.value, health) else {
+                let text = format!("the record has no place for a health key={key:?}");
+                return Err(Error::new(ErrorKind::FailedPrecondition, text));
+            };
+            if Instance::decode(&self.namespace, service, id, &kv.value)
+                .is_some_and(|known| known.health == health)
+            {
+                return Ok(());
+            }
+            let same = Compare::mod_revision(key.clone(), Is::Equal, kv.mod_revision);
+            let put = Put::new(&key, record).keep_lease();
+            if self.client.commit_idempotent(Txn::new().when(same).and_then(put)).await?.succeeded {
+                return Ok(());
+            }
+        }
+        Err(Error::new(ErrorKind::Conflict, format!("the record changed again and again key={key:?}")))
     }
 
     /// Follows the instances of a service.

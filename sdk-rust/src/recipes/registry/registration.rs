@@ -110,12 +110,24 @@ impl RegisterBuilder {
         let (stop, stopped) = mpsc::channel(1);
         let (events, heard) = mpsc::channel(64);
         let (begun, begins) = oneshot::channel();
-        let keeper = Keeper { client: registry.client.clone(), instance, ttl, on_conflict, wanted, events };
+        let health = Arc::new(health);
+        let (written, told) = watch::channel(None);
+        let keeper = Keeper {
+            client: registry.client.clone(),
+            instance,
+            ttl,
+            on_conflict,
+            health: Arc::clone(&health),
+            wanted,
+            written,
+            events,
+        };
         core.handle.spawn(keeper.run(begun, stopped));
         let id = begins.await.unwrap_or_else(|_| Err(Error::internal("a registration ended")))?;
         Ok(Registration {
             id,
-            health: Arc::new(health),
+            health,
+            written: told,
             stop,
             events: heard,
             core_handle: core.handle.clone(),
@@ -186,7 +198,11 @@ struct Keeper {
     instance: Instance,
     ttl: Duration,
     on_conflict: OnConflict,
+    /// What is wanted; an operator may say so in the record itself.
+    health: Arc<watch::Sender<Health>>,
     wanted: watch::Receiver<Health>,
+    /// What the record says, as far as it is known.
+    written: watch::Sender<Option<Health>>,
     events: mpsc::Sender<RegistrationEvent>,
 }
 
@@ -275,8 +291,8 @@ impl Keeper {
 
     /// Puts the record, if nobody else has the id.
     async fn register(&mut self, session: &Session, first: bool) -> Result<i64> {
-        self.instance.health = *self.wanted.borrow_and_update();
         for _ in 0..16 {
+            self.instance.health = *self.wanted.borrow_and_update();
             let key = self.key();
             let put = Put::new(&key, self.instance.encode()).lease(session.lease());
             let txn = Txn::new()
@@ -285,6 +301,7 @@ impl Keeper {
                 .or_else(Get::new(key.clone()));
             let answer = self.client.commit_idempotent(txn).await?;
             if answer.succeeded {
+                self.written.send_replace(Some(self.instance.health));
                 return Ok(answer.header.revision);
             }
             let Some(kv) = answer.get(0).and_then(|get| get.first()) else { continue };
@@ -297,10 +314,14 @@ impl Keeper {
             // An earlier session of this very start, whose lease has not ended yet.
             let own = kv.lease == session.lease()
                 || known.is_some_and(|known| known.incarnation == self.instance.incarnation);
+            if own && self.heed(&kv.value) {
+                continue;
+            }
             if own || (first && self.on_conflict == OnConflict::Takeover) {
                 let same = Compare::mod_revision(key, Is::Equal, kv.mod_revision);
                 let answer = self.client.commit_idempotent(Txn::new().when(same).and_then(put)).await?;
                 if answer.succeeded {
+                    self.written.send_replace(Some(self.instance.health));
                     return Ok(answer.header.revision);
                 }
                 continue;
@@ -314,6 +335,25 @@ impl Keeper {
             return Err(Error::new(ErrorKind::AlreadyRegistered, text));
         }
         Err(Error::new(ErrorKind::Conflict, "the record changed again and again while it was put"))
+    }
+
+    /// If the record says something else than was written into it, an operator has, and so it shall be.
+    /// Answers whether that was so.
+    fn heed(&self, record: &[u8]) -> bool {
+        let Instance { namespace, service, id, .. } = &self.instance;
+        let Some(said) = Instance::decode(namespace, service, id, record).map(|record| record.health) else {
+            return false;
+        };
+        let written = *self.written.borrow();
+        // What this process has just decided about its own end is not taken back by who came before.
+        let wanted = *self.health.borrow();
+        let leaving = Some(wanted) != written && matches!(wanted, Health::Draining | Health::Maintenance);
+        let foreign = written.is_some_and(|written| written != said) && !leaving;
+        if foreign {
+            self.written.send_replace(Some(said));
+            self.health.send_replace(said);
+        }
+        foreign
     }
 
     async fn keep(&mut self, session: &Session, mut revision: i64, stop: &mut mpsc::Receiver<Stop>) -> End {
@@ -342,6 +382,15 @@ impl Keeper {
                         });
                         if other {
                             return End::Taken;
+                        }
+                        let later = batch.events.iter().rfind(|event| {
+                            event.kind == EventKind::Put && event.kv.mod_revision > revision
+                        });
+                        if let Some(event) = later
+                            && self.heed(&event.kv.value)
+                        {
+                            // It is in the record already.
+                            self.wanted.mark_unchanged();
                         }
                         if gone {
                             deleted += 1;
@@ -388,6 +437,7 @@ impl Keeper {
 pub struct Registration {
     id: String,
     health: Arc<watch::Sender<Health>>,
+    written: watch::Receiver<Option<Health>>,
     stop: mpsc::Sender<Stop>,
     events: mpsc::Receiver<RegistrationEvent>,
     core_handle: tokio::runtime::Handle,
@@ -423,6 +473,9 @@ impl Registration {
     /// Says that it takes nothing new, and waits until clients have had the time to notice. Then
     /// close the listeners and [`deregister`](Registration::deregister).
     ///
+    /// The time counts from when it is in the registry. If the store cannot be told within that time, it
+    /// begins all the same: clients that hear nothing of the store do not hear of this either.
+    ///
     /// # Cancel safety
     /// It stays draining if the future is dropped.
     pub async fn drain(&self, grace: Duration) -> Result<()> {
@@ -430,7 +483,13 @@ impl Registration {
             return Err(Error::forked());
         }
         self.set_health(Health::Draining);
-        runtime::within(&self.core_handle, async { tokio::time::sleep(grace).await }).await;
+        let mut written = self.written.clone();
+        runtime::within(&self.core_handle, async move {
+            let told = written.wait_for(|written| *written == Some(Health::Draining));
+            let _ = tokio::time::timeout(grace, told).await;
+            tokio::time::sleep(grace).await;
+        })
+        .await;
         Ok(())
     }
 
