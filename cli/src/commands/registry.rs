@@ -1,4 +1,5 @@
-//! Services that find each other: `registry register`, `list` and `watch`.
+//! Services that find each other: `registry register`, `list`, `watch` and
+//! `drain`.
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use folkmoot_client::recipes::registry::{
-    Instance, OnConflict, Registration, RegistrationEvent, Registry, ServiceEvent, Subscription,
+    Health, Instance, OnConflict, Registration, RegistrationEvent, Registry, ServiceEvent, Subscription,
 };
 use serde_json::{Value, json as value};
 
@@ -179,7 +180,7 @@ impl RegistryArgs {
                     registry.set_health(&service, id, health).await?;
                     let word = if undo { "is up" } else { "is draining" };
                     let document = || value!({ "id": id, "health": health });
-                    context.printer.print(|| plain::lines([format!("{id} {word}")].into_iter()), document)?;
+                    context.printer.print(|| plain::lines([format!("{id} {word}")]), document)?;
                 }
                 Ok(())
             }
