@@ -347,6 +347,11 @@ impl World {
 }
 
 impl Job {
+    /// Whether the job takes this member away, if it has not yet.
+    pub fn removes(&self, id: MemberId) -> bool {
+        self.wish == Wish::Remove(id) || self.then.contains(&Wish::Remove(id))
+    }
+
     /// Whether the job takes a member away.
     fn loses_or_removes(&self) -> bool {
         let takes = |wish: &Wish| matches!(wish, Wish::Remove(_));

@@ -36,7 +36,8 @@ impl World {
     }
 
     /// Whether one more voter may lose its disk: a majority must keep theirs and must know who the
-    /// voters are, and whoever has a wrong state needs others to tell it so. Where only the member
+    /// voters are, also when those have gone that an administrator is about to remove, and whoever has a
+    /// wrong state needs others to tell it so. Where only the member
     /// that is lost knew of the last change of voters, the others may wait for ever for one that was
     /// removed and has gone.
     pub fn may_lose_disk(&self) -> bool {
@@ -51,7 +52,9 @@ impl World {
         let (mut bad, mut knowing) = (0, 0);
         for voter in &voters {
             let host = self.place_of(*voter).map(|at| &self.hosts[at]);
-            let sound = host.is_some_and(|host| !host.gone && !host.damaged && !host.spoiled && !host.wiped);
+            let leaves = self.storm.jobs.values().any(|job| job.removes(*voter));
+            let sound = !leaves
+                && host.is_some_and(|host| !host.gone && !host.damaged && !host.spoiled && !host.wiped);
             bad += usize::from(!sound);
             let knows = host.is_some_and(|host| voters_of(&host.status_members()) == voters);
             knowing += usize::from(sound && knows);
