@@ -1,5 +1,8 @@
 //! Promises that are numbers: many cancellations, a long line, round trips, many subscribers.
 
+// Figures are printed for whoever wants to see them: `cargo test --test figures -- --nocapture`.
+#![allow(clippy::print_stderr)]
+
 mod support;
 
 use std::io::{Read as _, Write as _};
