@@ -139,6 +139,58 @@ on_each! {
         }).await;
     }
 
+    async fn r_4_draining_waits_until_the_store_has_the_record(server) {
+        let proxy = Proxy::start(&server).await;
+        let direct = server.client().await;
+        let client = support::client(&proxy.endpoint()).await;
+        let registration = client.registry("prod").register(Instance::new("gw", "h:1").id("one")).open().await.unwrap();
+        let registration = std::sync::Arc::new(registration);
+        let held = proxy.held();
+        proxy.set(Way::Hold);
+        let own = registration.clone();
+        let drain = tokio::spawn(async move { own.drain(Duration::ZERO).await });
+        eventually("the record on its way", async || (proxy.held() > held).then_some(())).await;
+        assert!(!drain.is_finished(), "the store has not got it");
+        assert_eq!(direct.registry("prod").resolve("gw").await.unwrap()[0].health, Health::Up);
+        proxy.set(Way::Open);
+        soon("the draining", drain).await.unwrap().unwrap();
+        assert_eq!(direct.registry("prod").resolve("gw").await.unwrap()[0].health, Health::Draining);
+    }
+
+    async fn r_4_an_operator_drains_the_instance_of_another_process(server) {
+        let (client, operator) = (server.client().await, server.client().await);
+        let mut registration = client.registry("prod").register(Instance::new("gw", "h:1").id("one").zone("a")).open().await.unwrap();
+        let key = "services/prod/gw/one";
+        let before = client.get(key).await.unwrap().kvs[0].clone();
+        let registry = operator.registry("prod");
+        registry.set_health("gw", "one", Health::Draining).await.unwrap();
+        let after = client.get(key).await.unwrap().kvs[0].clone();
+        assert_eq!((after.lease, after.create_revision), (before.lease, before.create_revision));
+        let found = registry.resolve("gw").await.unwrap();
+        assert_eq!((found.len(), found[0].health, found[0].zone.as_str()), (1, Health::Draining, "a"));
+        // The same again changes nothing.
+        registry.set_health("gw", "one", Health::Draining).await.unwrap();
+        assert_eq!(client.get(key).await.unwrap().kvs[0].mod_revision, after.mod_revision);
+        // The owner still has it: it may change it again and take it out.
+        registration.set_health(Health::Degraded);
+        eventually("the owner's word", async || {
+            (registry.resolve("gw").await.unwrap()[0].health == Health::Degraded).then_some(())
+        }).await;
+        let mut events = registration.events();
+        registration.deregister().await.unwrap();
+        assert_eq!(soon("the end", events.next()).await, None, "no conflict was seen");
+        assert_eq!(client.get(key).await.unwrap().count, 0);
+        let error = registry.set_health("gw", "one", Health::Up).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        for (service, id) in [("gw", ""), ("gw", "a/b"), ("a/b", "one")] {
+            let error = registry.set_health(service, id, Health::Up).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        }
+        client.put(key, "x").await.unwrap();
+        let error = registry.set_health("gw", "one", Health::Up).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    }
+
     async fn a_senseless_instance_is_refused(server) {
         let registry = server.client().await.registry("prod");
         for instance in [Instance::new("", "h:1"), Instance::new("a/b", "h:1"), Instance::new("a", "")] {

@@ -171,6 +171,19 @@ impl Instance {
         serde_json::to_vec(&Value { op: 0, addr: self.addr(), metadata }).expect("texts and numbers are JSON")
     }
 
+    /// The same record with another health and everything else as it is, also what this version does
+    /// not know. `None` if it is a record that cannot have one.
+    pub(crate) fn with_health(bytes: &[u8], health: Health) -> Option<Vec<u8>> {
+        let mut value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+        let metadata = value.as_object_mut()?.entry("Metadata").or_insert(serde_json::Value::Null);
+        if metadata.is_null() {
+            *metadata = serde_json::Value::Object(serde_json::Map::new());
+        }
+        let health = serde_json::to_value(health).expect("a name is JSON");
+        metadata.as_object_mut()?.insert("health".into(), health);
+        serde_json::to_vec(&value).ok()
+    }
+
     /// Reads what is under a key. `None` if it is no address of anything.
     pub(crate) fn decode(namespace: &str, service: &str, id: &str, bytes: &[u8]) -> Option<Self> {
         let value: Value = serde_json::from_slice(bytes).ok()?;

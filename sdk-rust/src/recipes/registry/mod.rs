@@ -27,8 +27,8 @@ pub use registration::{OnConflict, RegisterBuilder, Registration, RegistrationEv
 pub use subscribe::{Balancer, Pick, ServiceEvent, Subscription};
 
 use crate::client::Client;
-use crate::error::{Error, Result};
-use crate::kv::Get;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kv::{Compare, Get, Is, Put, Txn};
 use crate::view::PrefixView;
 
 /// The services of a namespace.
@@ -79,6 +79,54 @@ impl Registry {
             Instance::decode(&self.namespace, service, id, &kv.value)
         };
         Ok(answer.kvs.iter().filter_map(read).collect())
+    }
+
+    /// Changes how an instance says it is, also one of another process: an operator drains it, or
+    /// takes it out for maintenance. Its session, and everything else in its record, stay.
+    ///
+    /// The process that registered it goes on as before: when it puts its record again — because its
+    /// own health changes, or its session was lost — that is what counts.
+    ///
+    /// # Errors
+    /// `NotFound` if no such instance is registered, `InvalidArgument` if its record cannot be read or changed,
+    /// `Conflict` if the record changes again and again meanwhile.
+    ///
+    /// # Cancel safety
+    /// It may have been changed if the future is dropped.
+    pub async fn set_health(&self, service: &str, id: &str, health: Health) -> Result<()> {
+        const TRIES_MAX: usize = 16;
+        let prefix = self.prefix(service)?;
+        if id.is_empty() || id.contains('/') {
+            return Err(Error::invalid(format!("an instance's id is a text without slashes id={id:?}")));
+        }
+        let key = format!("{prefix}{id}");
+        let mut known = self.client.get(Get::new(&key)).await?.kvs.into_iter().next();
+        for _ in 0..TRIES_MAX {
+            let Some(kv) = known else {
+                let text = format!("no such instance is registered; look at the service's list key={key:?}");
+                return Err(Error::new(ErrorKind::NotFound, text));
+            };
+            let read = |value: &[u8]| Instance::decode(&self.namespace, service, id, value);
+            if read(&kv.value).is_some_and(|instance| instance.health == health) {
+                return Ok(());
+            }
+            let changed = Instance::with_health(&kv.value, health)
+                .filter(|value| read(value).is_some_and(|instance| instance.health == health));
+            let Some(value) = changed else {
+                let text = format!("the record is none that could say how the instance is key={key:?}");
+                return Err(Error::invalid(text));
+            };
+            // Under the lease of its session, so that its owner takes it for its own record.
+            let put = Put::new(&key, value).lease(kv.lease);
+            let same = Compare::mod_revision(key.clone(), Is::Equal, kv.mod_revision);
+            let txn = Txn::new().when(same).and_then(put).or_else(Get::new(&key));
+            let answer = self.client.commit_idempotent(txn).await?;
+            if answer.succeeded {
+                return Ok(());
+            }
+            known = answer.get(0).and_then(|get| get.first()).cloned();
+        }
+        Err(Error::new(ErrorKind::Conflict, format!("the record changed again and again key={key:?}")))
     }
 
     /// Follows the instances of a service.

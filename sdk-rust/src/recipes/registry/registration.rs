@@ -107,15 +107,18 @@ impl RegisterBuilder {
         instance.check()?;
         let core = registry.client.core()?;
         let (health, wanted) = watch::channel(instance.health);
+        let (written, put) = watch::channel(None);
         let (stop, stopped) = mpsc::channel(1);
         let (events, heard) = mpsc::channel(64);
         let (begun, begins) = oneshot::channel();
-        let keeper = Keeper { client: registry.client.clone(), instance, ttl, on_conflict, wanted, events };
+        let client = registry.client.clone();
+        let keeper = Keeper { client, instance, ttl, on_conflict, wanted, written, events };
         core.handle.spawn(keeper.run(begun, stopped));
         let id = begins.await.unwrap_or_else(|_| Err(Error::internal("a registration ended")))?;
         Ok(Registration {
             id,
             health: Arc::new(health),
+            written: put,
             stop,
             events: heard,
             core_handle: core.handle.clone(),
@@ -187,6 +190,8 @@ struct Keeper {
     ttl: Duration,
     on_conflict: OnConflict,
     wanted: watch::Receiver<Health>,
+    /// The health in the record as the store has it; nothing while another is on its way.
+    written: watch::Sender<Option<Health>>,
     events: mpsc::Sender<RegistrationEvent>,
 }
 
@@ -275,6 +280,8 @@ impl Keeper {
 
     /// Puts the record, if nobody else has the id.
     async fn register(&mut self, session: &Session, first: bool) -> Result<i64> {
+        // In this order, so that nobody takes the record before for the one that he has asked for.
+        self.written.send_replace(None);
         self.instance.health = *self.wanted.borrow_and_update();
         for _ in 0..16 {
             let key = self.key();
@@ -285,6 +292,7 @@ impl Keeper {
                 .or_else(Get::new(key.clone()));
             let answer = self.client.commit_idempotent(txn).await?;
             if answer.succeeded {
+                self.written.send_replace(Some(self.instance.health));
                 return Ok(answer.header.revision);
             }
             let Some(kv) = answer.get(0).and_then(|get| get.first()) else { continue };
@@ -301,6 +309,7 @@ impl Keeper {
                 let same = Compare::mod_revision(key, Is::Equal, kv.mod_revision);
                 let answer = self.client.commit_idempotent(Txn::new().when(same).and_then(put)).await?;
                 if answer.succeeded {
+                    self.written.send_replace(Some(self.instance.health));
                     return Ok(answer.header.revision);
                 }
                 continue;
@@ -388,6 +397,7 @@ impl Keeper {
 pub struct Registration {
     id: String,
     health: Arc<watch::Sender<Health>>,
+    written: watch::Receiver<Option<Health>>,
     stop: mpsc::Sender<Stop>,
     events: mpsc::Receiver<RegistrationEvent>,
     core_handle: tokio::runtime::Handle,
@@ -400,7 +410,7 @@ impl Registration {
         &self.id
     }
 
-    /// Says how it is.
+    /// Says how it is. The record is put in the background, and again until the store has taken it.
     pub fn set_health(&self, health: Health) {
         self.health.send_replace(health);
     }
@@ -420,8 +430,15 @@ impl Registration {
         RegistrationEvents { heard: std::mem::replace(&mut self.events, none) }
     }
 
-    /// Says that it takes nothing new, and waits until clients have had the time to notice. Then
-    /// close the listeners and [`deregister`](Registration::deregister).
+    /// Says that it takes nothing new, waits until the store has the record that says so, and then
+    /// for `grace`, so that clients have the time to notice. Then close the listeners and
+    /// [`deregister`](Registration::deregister).
+    ///
+    /// While the store cannot be reached it waits; put a time on it where that may not be.
+    ///
+    /// # Errors
+    /// `AlreadyRegistered` if somebody else has taken the id, so that there is no record to change;
+    /// `Forked` in a child process.
     ///
     /// # Cancel safety
     /// It stays draining if the future is dropped.
@@ -430,6 +447,11 @@ impl Registration {
             return Err(Error::forked());
         }
         self.set_health(Health::Draining);
+        let mut written = self.written.clone();
+        if written.wait_for(|health| *health == Some(Health::Draining)).await.is_err() {
+            let text = format!("the registration has ended: somebody else has taken its id id={:?}", self.id);
+            return Err(Error::new(ErrorKind::AlreadyRegistered, text));
+        }
         runtime::within(&self.core_handle, async { tokio::time::sleep(grace).await }).await;
         Ok(())
     }
