@@ -8,6 +8,7 @@ use folkmoot_client::ErrorKind;
 use folkmoot_client::recipes::registry::{
     Health, Instance, OnConflict, Outcome, Policy, RegistrationEvent, ServiceEvent,
 };
+use futures_util::StreamExt as _;
 use support::{Proxy, Way, eventually, soon};
 
 on_each! {
@@ -80,6 +81,22 @@ on_each! {
         assert_eq!(delta("the draining").await.1[0].health, Health::Draining);
         registration.deregister().await.unwrap();
         assert_eq!(delta("the end").await.2[0].id, "one");
+    }
+
+    async fn r_5_a_subscription_is_a_stream_too(server) {
+        let client = server.client().await;
+        let registry = client.registry("prod");
+        let mut events = registry.subscribe("gw").await.unwrap().into_stream();
+        let first = soon("the list", events.next()).await.unwrap().unwrap();
+        assert!(matches!(first, ServiceEvent::Snapshot { instances, .. } if instances.is_empty()));
+        let registration = registry.register(Instance::new("gw", "h:1").id("one")).open().await.unwrap();
+        loop {
+            if let ServiceEvent::Delta { added, .. } = soon("the instance", events.next()).await.unwrap().unwrap() {
+                assert_eq!(added[0].id, "one");
+                break;
+            }
+        }
+        registration.deregister().await.unwrap();
     }
 
     async fn r_5_the_last_known_instances_stay_while_the_store_is_away(server) {

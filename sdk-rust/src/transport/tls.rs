@@ -28,6 +28,7 @@ impl Pem {
 ///
 /// Files are read when the client is built, so that a missing one is an error there and then.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code))]
 pub struct Tls {
     ca: Option<Pem>,
     identity: Option<(Pem, Pem)>,

@@ -204,6 +204,10 @@ impl Cluster {
         self.members.iter().map(Server::endpoint).collect()
     }
 
+    pub fn member(&self, index: usize) -> &Server {
+        &self.members[index]
+    }
+
     pub fn kill(&mut self, index: usize) {
         self.members[index].kill();
     }
