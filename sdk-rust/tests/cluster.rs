@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use folkmoot_client::{Client, Keys};
 use futures_util::StreamExt as _;
-use support::{Cluster, eventually, soon};
+use support::{Cluster, Proxy, eventually, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s_7_w_3_the_loss_of_the_leader_costs_neither_a_lock_nor_an_event() {
@@ -67,5 +67,85 @@ async fn s_7_w_3_the_loss_of_the_leader_costs_neither_a_lock_nor_an_event() {
         guard.unlock().await.unwrap();
         let next = soon("the waiter's turn", waiter).await.unwrap().unwrap();
         next.unlock().await.unwrap();
+    }
+}
+
+/// The member that leads, by its place and its id.
+async fn leader(client: &Client, cluster: &Cluster) -> (usize, u64) {
+    eventually("the leader", async || {
+        for (index, endpoint) in cluster.endpoints().iter().enumerate() {
+            let status = client.status(endpoint).await.ok()?;
+            if status.leader == status.header.member_id {
+                return Some((index, status.leader));
+            }
+        }
+        None
+    })
+    .await
+}
+
+async fn connect(endpoints: Vec<String>) -> Client {
+    let timeout = Duration::from_secs(20);
+    let client = Client::builder().endpoints(endpoints).request_timeout(timeout).connect().await.unwrap();
+    eventually("a leader", async || client.get("ready").await.ok()).await;
+    client
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c_6_a_stream_leaves_a_member_that_has_no_leader() {
+    for kind in support::kinds() {
+        eprintln!("against {kind:?}");
+        let mut cluster = Cluster::start(kind);
+        let direct = connect(cluster.endpoints()).await;
+        let proxy = Proxy::start(cluster.member(0)).await;
+        let client = connect(vec![proxy.endpoint()]).await;
+        let mut watcher = client.watch("k").open().await.unwrap();
+        let first = direct.put("k", "1").await.unwrap().header.revision;
+        assert_eq!(soon("the first event", watcher.next()).await.unwrap().unwrap().revision, first);
+        let before = proxy.requests();
+        cluster.kill(1);
+        cluster.kill(2);
+        // The connection stays: only the end of the stream makes the client ask again.
+        eventually("another attempt", async || (proxy.requests() > before).then_some(())).await;
+        cluster.restart(1);
+        let second = eventually("a write", async || direct.put("k", "2").await.ok()).await.header.revision;
+        // Writes whose end was not known may have come before the one that was acknowledged.
+        loop {
+            let batch = soon("the event", watcher.next()).await.unwrap().unwrap();
+            assert!(batch.revision > first && batch.revision <= second);
+            if batch.revision == second {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s_7_another_leader_by_request_costs_neither_a_lock_nor_an_event() {
+    for kind in support::kinds() {
+        eprintln!("against {kind:?}");
+        let cluster = Cluster::start(kind);
+        let client = connect(cluster.endpoints()).await;
+        let session = client.session().ttl(Duration::from_secs(15)).open().await.unwrap();
+        let guard = session.mutex("m").lock().await.unwrap();
+        let mut watcher = client.watch("k").open().await.unwrap();
+        for n in 0..3 {
+            let (index, old) = leader(&client, &cluster).await;
+            let next = (index + 1) % 3;
+            let wanted = client.status(&cluster.endpoints()[next]).await.unwrap().header.member_id;
+            client.move_leader(&cluster.endpoints()[index], wanted).await.unwrap();
+            eventually("the new leader", async || {
+                let status = client.status(&cluster.endpoints()[next]).await.ok()?;
+                (status.leader == wanted && status.leader != old).then_some(())
+            })
+            .await;
+            let revision = eventually("a write", async || client.put("k", n.to_string()).await.ok())
+                .await
+                .header
+                .revision;
+            while soon("the event", watcher.next()).await.unwrap().unwrap().revision < revision {}
+            guard.txn().put("d", "").commit().await.expect("the lock is kept");
+        }
+        assert!(guard.unlock().await.unwrap());
     }
 }

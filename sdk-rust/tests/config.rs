@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use folkmoot_client::recipes::config::{ConfigEvent, ConfigWatch, Source};
 use folkmoot_client::{Client, ErrorKind};
+use futures_util::StreamExt as _;
 use serde::Deserialize;
 use support::{Proxy, Way, soon};
 
@@ -29,6 +30,19 @@ async fn changed<T>(
 }
 
 on_each! {
+    async fn cf_4_a_configuration_is_a_stream_too(server) {
+        let client = server.client().await;
+        client.config("gw").publish().set("timeout_ms", "1").commit().await.unwrap();
+        let watch = client.config("gw").typed::<Gateway>().open().await.unwrap();
+        let mut events = watch.clone().into_stream();
+        for wanted in 1..4 {
+            let event = soon("a change", events.next()).await.unwrap().unwrap();
+            let ConfigEvent::Changed(change) = event else { panic!("{event:?}") };
+            assert_eq!(change.new.timeout_ms, wanted);
+            client.put("config/gw/items/timeout_ms", (wanted + 1).to_string()).await.unwrap();
+        }
+    }
+
     async fn cf_4_cf_5_changes_are_followed_and_bad_ones_refused(server) {
         let client = server.client().await;
         let config = client.config("gw");

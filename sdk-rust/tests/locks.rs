@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use folkmoot_client::{Client, Compare, ErrorKind, Get, Is, LeaderEvent, Put, Session};
+use futures_util::StreamExt as _;
 use support::{Proxy, Way, eventually, soon};
 
 async fn session(client: &Client) -> Session {
@@ -225,6 +226,27 @@ on_each! {
         assert_eq!(second.txn().put("data", "").commit().await.unwrap_err().kind(), ErrorKind::NotLeader);
         assert_eq!(soon("the loss", second.lost()).await.kind(), ErrorKind::NotLeader);
         assert!(client.leader("e").await.unwrap().is_none());
+    }
+
+    async fn e_5_an_observer_is_a_stream_too(server) {
+        let client = server.client().await;
+        let mut leaders = client.observe("e").await.unwrap().into_stream();
+        let first = soon("the vacancy", leaders.next()).await.unwrap().unwrap();
+        assert!(matches!(first, LeaderEvent::Vacant { .. }));
+        let lead = session(&client).await.election("e").campaign("one").await.unwrap();
+        let LeaderEvent::Elected(leader) = soon("the leader", leaders.next()).await.unwrap().unwrap() else { panic!() };
+        assert_eq!(leader.token, lead.token().revision);
+        client.close();
+        // An error is the last item.
+        let end = soon("the error", async {
+            loop {
+                if let Err(error) = leaders.next().await.expect("an error comes before the end") {
+                    break error;
+                }
+            }
+        }).await;
+        assert_eq!(end.kind(), ErrorKind::Closed, "{end}");
+        assert!(soon("the end", leaders.next()).await.is_none());
     }
 
     async fn e_5_observing_survives_compaction_and_bad_connections(server) {

@@ -8,6 +8,7 @@ use folkmoot_client::ErrorKind;
 use folkmoot_client::recipes::registry::{
     Health, Instance, OnConflict, Outcome, Policy, RegistrationEvent, ServiceEvent,
 };
+use futures_util::StreamExt as _;
 use support::{Proxy, Way, eventually, soon};
 
 on_each! {
@@ -143,6 +144,22 @@ on_each! {
         .await;
     }
 
+    async fn r_5_a_subscription_is_a_stream_too(server) {
+        let client = server.client().await;
+        let registry = client.registry("prod");
+        let mut events = registry.subscribe("gw").await.unwrap().into_stream();
+        let first = soon("the list", events.next()).await.unwrap().unwrap();
+        assert!(matches!(first, ServiceEvent::Snapshot { instances, .. } if instances.is_empty()));
+        let registration = registry.register(Instance::new("gw", "h:1").id("one")).open().await.unwrap();
+        loop {
+            if let ServiceEvent::Delta { added, .. } = soon("the instance", events.next()).await.unwrap().unwrap() {
+                assert_eq!(added[0].id, "one");
+                break;
+            }
+        }
+        registration.deregister().await.unwrap();
+    }
+
     async fn r_5_the_last_known_instances_stay_while_the_store_is_away(server) {
         let proxy = Proxy::start(&server).await;
         let direct = server.client().await;
@@ -198,6 +215,40 @@ on_each! {
         eventually("one left", async || {
             (0..4).all(|_| balancer.pick().unwrap().addr() == "h2:1").then_some(())
         }).await;
+    }
+
+    async fn r_4_an_operator_drains_the_instance_of_another_process(server) {
+        let (client, operator) = (server.client().await, server.client().await);
+        let mut registration = client.registry("prod").register(Instance::new("gw", "h:1").id("one").zone("a")).open().await.unwrap();
+        let key = "services/prod/gw/one";
+        let before = client.get(key).await.unwrap().kvs[0].clone();
+        let registry = operator.registry("prod");
+        registry.set_health("gw", "one", Health::Draining).await.unwrap();
+        let after = client.get(key).await.unwrap().kvs[0].clone();
+        assert_eq!((after.lease, after.create_revision), (before.lease, before.create_revision));
+        let found = registry.resolve("gw").await.unwrap();
+        assert_eq!((found.len(), found[0].health, found[0].zone.as_str()), (1, Health::Draining, "a"));
+        // The same again changes nothing.
+        registry.set_health("gw", "one", Health::Draining).await.unwrap();
+        assert_eq!(client.get(key).await.unwrap().kvs[0].mod_revision, after.mod_revision);
+        // The owner still has it: it may change it again and take it out.
+        registration.set_health(Health::Degraded);
+        eventually("the owner's word", async || {
+            (registry.resolve("gw").await.unwrap()[0].health == Health::Degraded).then_some(())
+        }).await;
+        let mut events = registration.events();
+        registration.deregister().await.unwrap();
+        assert_eq!(soon("the end", events.next()).await, None, "no conflict was seen");
+        assert_eq!(client.get(key).await.unwrap().count, 0);
+        let error = registry.set_health("gw", "one", Health::Up).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        for (service, id) in [("gw", ""), ("gw", "a/b"), ("a/b", "one")] {
+            let error = registry.set_health(service, id, Health::Up).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        }
+        client.put(key, "x").await.unwrap();
+        let error = registry.set_health("gw", "one", Health::Up).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
     }
 
     async fn a_senseless_instance_is_refused(server) {

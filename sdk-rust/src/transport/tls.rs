@@ -28,6 +28,7 @@ impl Pem {
 ///
 /// Files are read when the client is built, so that a missing one is an error there and then.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code))]
 pub struct Tls {
     ca: Option<Pem>,
     identity: Option<(Pem, Pem)>,
@@ -70,6 +71,26 @@ impl Tls {
     }
 }
 
+/// A text without a certificate would trust nobody, and each connection would fail for a reason that
+/// does not say so.
+#[cfg(feature = "tls")]
+fn refuse_without_certificate(ca: &Pem, text: &[u8]) -> Result<()> {
+    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    const END: &[u8] = b"-----END CERTIFICATE-----";
+    let has = |mark: &[u8]| text.windows(mark.len()).any(|window| window == mark);
+    if has(BEGIN) && has(END) {
+        return Ok(());
+    }
+    let place = match ca {
+        Pem::File(path) => format!("path={}", path.display()),
+        Pem::Bytes(bytes) => format!("bytes={}", bytes.len()),
+    };
+    let text = format!(
+        "the authorities to trust hold no certificate: PEM with \"-----BEGIN CERTIFICATE-----\" is expected {place}"
+    );
+    Err(Error::invalid(text))
+}
+
 #[cfg(feature = "tls")]
 pub(crate) fn apply(
     endpoint: tonic::transport::Endpoint,
@@ -82,7 +103,11 @@ pub(crate) fn apply(
     let tls = tls.unwrap_or(&default);
     let mut config = ClientTlsConfig::new();
     config = match &tls.ca {
-        Some(ca) => config.ca_certificate(Certificate::from_pem(ca.read()?)),
+        Some(ca) => {
+            let text = ca.read()?;
+            refuse_without_certificate(ca, &text)?;
+            config.ca_certificate(Certificate::from_pem(text))
+        }
         None => config.with_native_roots(),
     };
     if let Some((certificate, key)) = &tls.identity {
@@ -101,4 +126,30 @@ pub(crate) fn apply(
     _invalid: impl Fn(tonic::transport::Error) -> Error,
 ) -> Result<tonic::transport::Endpoint> {
     Err(Error::invalid("this build has no TLS: switch on the feature `tls` of folkmoot-client"))
+}
+
+#[cfg(all(test, feature = "tls"))]
+mod tests {
+    use super::*;
+    use crate::Client;
+
+    #[test]
+    fn authorities_without_a_certificate_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        for text in ["", "no certificate", key, "-----BEGIN CERTIFICATE-----\nAAAA"] {
+            fs::write(&file, text).unwrap();
+            for (tls, place) in [
+                (Tls::from_pem(text), format!("bytes={}", text.len())),
+                (Tls::from_files(&file), format!("path={}", file.display())),
+            ] {
+                let client = Client::builder().endpoints(["https://127.0.0.1:1"]).tls(tls).connect_lazy();
+                let error = client.expect_err("trusts nobody");
+                assert_eq!(error.code(), "INVALID_ARGUMENT");
+                assert!(error.to_string().contains("hold no certificate"), "{error}");
+                assert!(error.to_string().contains(&place), "{error}");
+            }
+        }
+    }
 }

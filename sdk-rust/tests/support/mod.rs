@@ -204,6 +204,10 @@ impl Cluster {
         self.members.iter().map(Server::endpoint).collect()
     }
 
+    pub fn member(&self, index: usize) -> &Server {
+        &self.members[index]
+    }
+
     pub fn kill(&mut self, index: usize) {
         self.members[index].kill();
     }
@@ -233,6 +237,58 @@ pub struct Proxy {
     state: tokio::sync::watch::Sender<Way>,
     carried: Arc<AtomicU64>,
     held: Arc<AtomicU64>,
+    asked: Arc<Asked>,
+}
+
+/// What clients sent, as the frames of HTTP/2 tell.
+#[derive(Debug, Default)]
+struct Asked {
+    requests: AtomicU64,
+    messages: AtomicU64,
+}
+
+/// Finds the frames in the bytes of a client, however they are cut.
+#[derive(Debug)]
+struct Frames {
+    asked: Arc<Asked>,
+    /// Bytes still to pass over: the preface at first, then the body of a frame.
+    skip: usize,
+    head: Vec<u8>,
+}
+
+impl Frames {
+    const PREFACE_BYTES: usize = 24;
+    const HEAD_BYTES: usize = 9;
+
+    fn new(asked: Arc<Asked>) -> Self {
+        Self { asked, skip: Self::PREFACE_BYTES, head: Vec::with_capacity(Self::HEAD_BYTES) }
+    }
+
+    fn read(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.skip > 0 {
+                let passed = self.skip.min(bytes.len());
+                self.skip -= passed;
+                bytes = &bytes[passed..];
+                continue;
+            }
+            let taken = (Self::HEAD_BYTES - self.head.len()).min(bytes.len());
+            self.head.extend_from_slice(&bytes[..taken]);
+            bytes = &bytes[taken..];
+            if self.head.len() == Self::HEAD_BYTES {
+                self.skip = usize::from(self.head[0]) << 16
+                    | usize::from(self.head[1]) << 8
+                    | usize::from(self.head[2]);
+                match self.head[3] {
+                    // Headers begin a request. Data without bytes only ends one.
+                    1 => self.asked.requests.fetch_add(1, Ordering::SeqCst),
+                    0 if self.skip > 0 => self.asked.messages.fetch_add(1, Ordering::SeqCst),
+                    _ => 0,
+                };
+                self.head.clear();
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,20 +310,21 @@ impl Proxy {
         let (state, ways) = tokio::sync::watch::channel(Way::Open);
         let target = server.port;
         let (carried, held) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
-        let counts = (carried.clone(), held.clone());
+        let asked = Arc::<Asked>::default();
+        let counts = (carried.clone(), held.clone(), asked.clone());
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 tokio::spawn(Self::carry(socket, target, ways.clone(), counts.clone()));
             }
         });
-        Self { port, state, carried, held }
+        Self { port, state, carried, held, asked }
     }
 
     async fn carry(
         client: tokio::net::TcpStream,
         target: u16,
         mut ways: tokio::sync::watch::Receiver<Way>,
-        (carried, held): (Arc<AtomicU64>, Arc<AtomicU64>),
+        (carried, held, asked): (Arc<AtomicU64>, Arc<AtomicU64>, Arc<Asked>),
     ) {
         if *ways.borrow() == Way::Cut {
             return;
@@ -275,8 +332,13 @@ impl Proxy {
         let Ok(server) = tokio::net::TcpStream::connect(("127.0.0.1", target)).await else { return };
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let there =
-            tokio::spawn(Self::pump(from_client, to_server, ways.clone(), carried.clone(), Some(held)));
+        let there = tokio::spawn(Self::pump(
+            from_client,
+            to_server,
+            ways.clone(),
+            carried.clone(),
+            Some((held, Frames::new(asked))),
+        ));
         let back = tokio::spawn(Self::pump(from_server, to_client, ways.clone(), carried, None));
         let cut = async { ways.wait_for(|way| *way == Way::Cut).await.map(drop) };
         let (there_abort, back_abort) = (there.abort_handle(), back.abort_handle());
@@ -294,7 +356,7 @@ impl Proxy {
         mut to: tokio::net::tcp::OwnedWriteHalf,
         mut ways: tokio::sync::watch::Receiver<Way>,
         carried: Arc<AtomicU64>,
-        held: Option<Arc<AtomicU64>>,
+        mut held: Option<(Arc<AtomicU64>, Frames)>,
     ) {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let mut buffer = vec![0; 16 << 10];
@@ -322,9 +384,12 @@ impl Proxy {
                     Err(_) => return,
                 },
             };
+            if let Some((_, frames)) = &mut held {
+                frames.read(&buffer[..size]);
+            }
             match (*ways.borrow(), &held) {
                 (Way::BlackHole, _) => continue,
-                (Way::Hold, Some(held)) => {
+                (Way::Hold, Some((held, _))) => {
                     held.fetch_add(size as u64, Ordering::SeqCst);
                     kept.push_back(buffer[..size].to_vec());
                     continue;
@@ -341,6 +406,16 @@ impl Proxy {
     /// Bytes that passed, in both directions.
     pub fn carried(&self) -> u64 {
         self.carried.load(Ordering::SeqCst)
+    }
+
+    /// Requests that clients began, streams included.
+    pub fn requests(&self) -> u64 {
+        self.asked.requests.load(Ordering::SeqCst)
+    }
+
+    /// Messages that clients sent, within requests and on streams.
+    pub fn messages(&self) -> u64 {
+        self.asked.messages.load(Ordering::SeqCst)
     }
 
     /// Bytes that were kept, so far.

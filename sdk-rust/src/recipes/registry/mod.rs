@@ -96,6 +96,9 @@ impl Registry {
     /// # Cancel safety
     /// If the future is dropped it may have been said or not.
     pub async fn set_health(&self, service: &str, id: &str, health: Health) -> Result<()> {
+        if id.is_empty() || id.contains('/') {
+            return Err(Error::invalid(format!("an id is a text without slashes id={id:?}")));
+        }
         let key = format!("{}{id}", self.prefix(service)?);
         for _ in 0..16 {
             let answer = self.client.get(Get::new(&key)).await?;

@@ -106,7 +106,7 @@ impl RegisterBuilder {
         instance.ttl = ttl.as_secs();
         instance.check()?;
         let core = registry.client.core()?;
-        let (health, wanted) = watch::channel(instance.health);
+        let (health, wanted) = watch::channel(Wanted { health: instance.health, by: Who::Process });
         let (stop, stopped) = mpsc::channel(1);
         let (events, heard) = mpsc::channel(64);
         let (begun, begins) = oneshot::channel();
@@ -142,6 +142,24 @@ impl std::fmt::Debug for RegisterBuilder {
     }
 }
 
+/// How the instance shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wanted {
+    health: Health,
+    by: Who,
+}
+
+/// Who said so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    /// The process, in so many words.
+    Process,
+    /// Its health check.
+    Check,
+    /// Somebody else, in the record.
+    Operator,
+}
+
 /// Turns single answers into changes.
 #[derive(Debug)]
 struct Hysteresis {
@@ -167,20 +185,21 @@ impl Hysteresis {
     }
 }
 
-async fn run_checks<F, H>(check: F, health: Arc<watch::Sender<Health>>)
+async fn run_checks<F, H>(check: F, health: Arc<watch::Sender<Wanted>>)
 where
     F: Fn() -> H + Send + 'static,
     H: Future<Output = Health> + Send + 'static,
 {
-    let mut hysteresis = Hysteresis { shown: *health.borrow(), bad: 0, good: 0 };
+    let mut hysteresis = Hysteresis { shown: health.borrow().health, bad: 0, good: 0 };
     while !health.is_closed() {
         let answer = tokio::time::timeout(HEALTH_MAX, check()).await.unwrap_or(Health::Down);
         if let Some(change) = hysteresis.on(answer) {
             health.send_if_modified(|shown| {
                 // Who drains has decided so.
-                let change_it = !matches!(*shown, Health::Draining | Health::Maintenance) && *shown != change;
+                let change_it =
+                    !matches!(shown.health, Health::Draining | Health::Maintenance) && shown.health != change;
                 if change_it {
-                    *shown = change;
+                    *shown = Wanted { health: change, by: Who::Check };
                 }
                 change_it
             });
@@ -199,8 +218,8 @@ struct Keeper {
     ttl: Duration,
     on_conflict: OnConflict,
     /// What is wanted; an operator may say so in the record itself.
-    health: Arc<watch::Sender<Health>>,
-    wanted: watch::Receiver<Health>,
+    health: Arc<watch::Sender<Wanted>>,
+    wanted: watch::Receiver<Wanted>,
     /// What the record says, as far as it is known.
     written: watch::Sender<Option<Health>>,
     events: mpsc::Sender<RegistrationEvent>,
@@ -292,7 +311,7 @@ impl Keeper {
     /// Puts the record, if nobody else has the id.
     async fn register(&mut self, session: &Session, first: bool) -> Result<i64> {
         for _ in 0..16 {
-            self.instance.health = *self.wanted.borrow_and_update();
+            self.instance.health = self.wanted.borrow_and_update().health;
             let key = self.key();
             let put = Put::new(&key, self.instance.encode()).lease(session.lease());
             let txn = Txn::new()
@@ -345,13 +364,13 @@ impl Keeper {
             return false;
         };
         let written = *self.written.borrow();
-        // What this process has just decided about its own end is not taken back by who came before.
+        // What this process has just said itself is in nobody's record yet, and counts.
         let wanted = *self.health.borrow();
-        let leaving = Some(wanted) != written && matches!(wanted, Health::Draining | Health::Maintenance);
-        let foreign = written.is_some_and(|written| written != said) && !leaving;
+        let pending = Some(wanted.health) != written && wanted.by == Who::Process;
+        let foreign = written.is_some_and(|written| written != said) && !pending;
         if foreign {
             self.written.send_replace(Some(said));
-            self.health.send_replace(said);
+            self.health.send_replace(Wanted { health: said, by: Who::Operator });
         }
         foreign
     }
@@ -436,7 +455,7 @@ impl Keeper {
 #[derive(Debug)]
 pub struct Registration {
     id: String,
-    health: Arc<watch::Sender<Health>>,
+    health: Arc<watch::Sender<Wanted>>,
     written: watch::Receiver<Option<Health>>,
     stop: mpsc::Sender<Stop>,
     events: mpsc::Receiver<RegistrationEvent>,
@@ -452,7 +471,7 @@ impl Registration {
 
     /// Says how it is.
     pub fn set_health(&self, health: Health) {
-        self.health.send_replace(health);
+        self.health.send_replace(Wanted { health, by: Who::Process });
     }
 
     /// What happened to it; `None` after its end. What nobody hears is forgotten after 64.
