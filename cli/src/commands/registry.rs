@@ -65,8 +65,8 @@ Examples:
 Examples:
   folkmoot registry drain api a
   folkmoot registry drain api a --undo             let it in again
-  folkmoot registry list api -w json | jq -r '.[] | select(.version == \"1.2\").id' |
-    xargs folkmoot registry drain api")]
+  folkmoot registry list api -w json | jq -r '.[].id' |
+    xargs folkmoot registry drain api              all there are")]
     Drain {
         /// The service
         service: String,
