@@ -137,9 +137,13 @@ impl Host {
         self.running.as_ref().map_or(LogIndex(0), |running| running.node.status().applied)
     }
 
-    /// Whether it would still know after a restart who the voters are.
+    /// Whether it should still know after a restart who the voters are: its log says that the change
+    /// was committed, or has nothing more to write.
     pub fn remembers_voters(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.seen.voters_since.0 <= self.durable.commit())
+        self.running.as_ref().is_some_and(|running| {
+            let written = running.log_busy.is_none() && running.log_jobs.is_empty();
+            written || running.seen.voters_since.0 <= self.durable.commit()
+        })
     }
 
     /// Who belongs to the cluster, as the member says.
