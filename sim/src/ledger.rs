@@ -33,6 +33,8 @@ pub enum LogChange {
     Entry(LogIndex, Stamp),
     /// The log restarted after a snapshot.
     Reset(LogPoint),
+    /// Everything up to here is committed.
+    Commit(LogIndex),
 }
 
 /// The changes that a batch of records makes.
@@ -44,7 +46,7 @@ pub fn log_changes(bytes: &[u8], out: &mut Vec<LogChange>) {
                 out.push(LogChange::Entry(point.index, Stamp { term: point.term, hash }));
             }
             Record::Reset(point) => out.push(LogChange::Reset(point)),
-            Record::HardState(_) => {}
+            Record::HardState(state) => out.push(LogChange::Commit(state.commit)),
         }
     }
 }
@@ -54,16 +56,17 @@ pub fn log_changes(bytes: &[u8], out: &mut Vec<LogChange>) {
 pub struct LogView {
     start: u64,
     entries: Vec<Stamp>,
+    commit: u64,
 }
 
 impl LogView {
     /// The view of a log that was read back.
-    pub fn recovered(start: LogPoint, entries: &[LogEntry]) -> Self {
+    pub fn recovered(start: LogPoint, entries: &[LogEntry], commit: LogIndex) -> Self {
         let stamp = |entry: &LogEntry| Stamp {
             term: entry.term,
             hash: xxh3_64_with_seed(&entry.data, u64::from(entry.kind)),
         };
-        Self { start: start.index.0, entries: entries.iter().map(stamp).collect() }
+        Self { start: start.index.0, entries: entries.iter().map(stamp).collect(), commit: commit.0 }
     }
 
     /// Follows a change.
@@ -78,6 +81,7 @@ impl LogView {
                 self.start = point.index.0;
                 self.entries.clear();
             }
+            LogChange::Commit(index) => self.commit = self.commit.max(index.0),
         }
     }
 
@@ -89,6 +93,11 @@ impl LogView {
     /// Whether the log once had an entry here and has forgotten it since.
     pub fn is_before_start(&self, index: u64) -> bool {
         index <= self.start
+    }
+
+    /// Up to where the log itself says that it is committed.
+    pub fn commit(&self) -> u64 {
+        self.commit.max(self.start)
     }
 
     /// The last index.
@@ -281,7 +290,7 @@ mod tests {
     }
 
     fn log(stamps: &[Stamp]) -> LogView {
-        LogView { start: 0, entries: stamps.to_vec() }
+        LogView { start: 0, entries: stamps.to_vec(), commit: 0 }
     }
 
     #[test]

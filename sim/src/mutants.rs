@@ -28,6 +28,7 @@ macro_rules! mutants {
 
 mutants! {
     "answer_before_the_log_is_durable": "a write counts before its log entry is synced (etcd #14370, NATS JetStream)";
+    "the_commit_of_a_change_is_not_logged": "a restarted member asks those for votes who were removed (found by seed 25488)";
     "promises_leave_before_the_sync": "votes and append answers leave before what they promise is on disk (Raft §5.2)";
     "hard_state_is_not_logged": "term and vote are forgotten by a restart (Raft §5.2)";
     "late_answers_confirm_later_rounds": "a late answer to an old read-index round confirms a newer one (etcd #20418 family)";

@@ -323,14 +323,28 @@ impl Owner {
                     out.reads.push((round, LogIndex(state.index)));
                 }
             }
+            let mut voters_change = false;
             for entry in ready.take_committed_entries() {
                 committed_bytes += entry.data.len();
+                let conf_change = entry.entry_type != EntryType::EntryNormal as i32;
+                voters_change |= conf_change;
                 out.committed.push(CommittedEntry {
                     index: LogIndex(entry.index),
                     term: Term(entry.term),
-                    conf_change: entry.entry_type != EntryType::EntryNormal as i32,
+                    conf_change,
                     data: entry.data.into(),
                 });
+            }
+            // A member that forgot at a restart that a change of voters was committed would ask for the
+            // votes of those who have gone, for ever if nobody else leads.
+            if voters_change && !mutant!("the_commit_of_a_change_is_not_logged") {
+                let state = self.raw.raft.hard_state();
+                batch.push_hard_state(HardState {
+                    term: Term(state.term),
+                    vote: state.vote,
+                    commit: LogIndex(state.commit),
+                });
+                (records, sync) = (true, true);
             }
             let (now, held) = split_by_promise(ready.take_persisted_messages(), sync);
             send(now, out);

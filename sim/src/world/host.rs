@@ -122,6 +122,8 @@ pub struct Seen {
     pub committed: LogIndex,
     pub leads: bool,
     pub voters: Vec<MemberId>,
+    /// What was applied when they became the voters.
+    pub voters_since: LogIndex,
     pub earlier_voters: Vec<MemberId>,
     pub state: (LogIndex, u64),
     pub corrupt: bool,
@@ -133,6 +135,15 @@ impl Host {
     /// What the member has applied, as it says.
     pub fn applied(&self) -> LogIndex {
         self.running.as_ref().map_or(LogIndex(0), |running| running.node.status().applied)
+    }
+
+    /// Whether it should still know after a restart who the voters are: its log says that the change
+    /// was committed, or has nothing more to write.
+    pub fn remembers_voters(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| {
+            let written = running.log_busy.is_none() && running.log_jobs.is_empty();
+            written || running.seen.voters_since.0 <= self.durable.commit()
+        })
     }
 
     /// Who belongs to the cluster, as the member says.
@@ -215,7 +226,11 @@ impl World {
             Ok(opened) => opened,
             Err(error) => return self.start_refused(at, error),
         };
-        let view = LogView::recovered(opened.recovered.start, &opened.recovered.entries);
+        let view = LogView::recovered(
+            opened.recovered.start,
+            &opened.recovered.entries,
+            opened.recovered.hard_state.commit,
+        );
         let lost = (!host.flipped && !host.wiped).then(|| missing(&host.durable, &view)).flatten();
         let replayed = view.last() > applied.index.0;
         host.durable = view.clone();

@@ -56,7 +56,8 @@ impl World {
             let sound = !leaves
                 && host.is_some_and(|host| !host.gone && !host.damaged && !host.spoiled && !host.wiped);
             bad += usize::from(!sound);
-            let knows = host.is_some_and(|host| voters_of(&host.status_members()) == voters);
+            let knows = host
+                .is_some_and(|host| voters_of(&host.status_members()) == voters && host.remembers_voters());
             knowing += usize::from(sound && knows);
         }
         count >= 3 && (bad + 1) * 2 < count && knowing.saturating_sub(1) * 2 > count

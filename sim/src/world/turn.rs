@@ -321,6 +321,7 @@ impl World {
             status.members.iter().filter(|member| !member.learner).map(|member| member.id).collect();
         if voters != seen.voters {
             seen.earlier_voters = std::mem::replace(&mut seen.voters, voters);
+            seen.voters_since = status.applied;
         }
         if status.committed > seen.committed {
             let hosts = &self.hosts;
