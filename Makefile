@@ -172,7 +172,7 @@ examples: examples-dev
 	cd examples && $(IN_PYTHON_ENV) ruff format --check --quiet . && $(IN_PYTHON_ENV) ruff check --quiet .
 	cd examples && for folder in . */; do ls $$folder/*.py > /dev/null 2>&1 || continue; \
 		MYPYPATH=. $(IN_PYTHON_ENV) mypy $$folder/*.py; done
-	cd sdk-node && $(IN_NODE) node_modules/.bin/biome ci --config-path=. ../examples
+	cd sdk-node && $(IN_NODE) node_modules/.bin/biome ci --config-path=. ../examples/package.json ../examples/*/*.mjs
 	$(IN_EXAMPLES) python -m pytest -q
 
 # One of them, as a story: `make example-gateway`, `make example-config-watch ARGS='--store etcd'`,
