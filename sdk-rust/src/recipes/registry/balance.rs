@@ -38,6 +38,8 @@ pub enum Outcome {
 const FAILURES_MAX: u32 = 5;
 /// How much more loaded an instance counts for each failure since its last success.
 const FAILURE_WEIGHT: u32 = 10;
+/// After this time without a call a latency counts for a third.
+const FADES_IN: Duration = Duration::from_secs(3);
 const EJECTION_FIRST: Duration = Duration::from_secs(30);
 const EJECTION_MAX: Duration = Duration::from_secs(300);
 const WINDOW: Duration = Duration::from_secs(10);
@@ -51,8 +53,11 @@ const ZONE_OWN_MIN: usize = 2;
 struct Host {
     instance: Instance,
     inflight: u32,
-    /// Smoothed latency, in seconds; 0 before the first answer.
+    /// Smoothed latency, in seconds; 0 before the first answer. It fades while nothing is heard: one
+    /// that was slow once, such as over its first connection, would never be picked and heard again.
     latency: f64,
+    /// When a call to it ended last.
+    heard: BootInstant,
     failures: u32,
     ejections: u32,
     ejected_until: Option<BootInstant>,
@@ -67,6 +72,7 @@ impl Host {
             instance,
             inflight: 0,
             latency: 0.0,
+            heard: BootInstant::from_nanos(0),
             failures: 0,
             ejections: 0,
             ejected_until: None,
@@ -79,9 +85,16 @@ impl Host {
         self.ejected_until.is_some_and(|until| now < until)
     }
 
-    fn load(&self) -> f64 {
+    /// How much of what was heard last still counts.
+    fn freshness(&self, now: BootInstant) -> f64 {
+        let since = now.since(self.heard).as_secs_f64();
+        (-since / FADES_IN.as_secs_f64()).exp()
+    }
+
+    fn load(&self, now: BootInstant) -> f64 {
         // Before the first answer a host counts as quick, so that it gets its first call.
-        let load = (f64::from(self.inflight) + 1.0) * self.latency.max(1e-6);
+        let latency = (self.latency * self.freshness(now)).max(1e-6);
+        let load = (f64::from(self.inflight) + 1.0) * latency;
         // One that fails is done with each call at once, and would look like the least loaded of all.
         load * f64::from(FAILURE_WEIGHT.pow(self.failures.min(FAILURES_MAX)))
             / f64::from(self.instance.weight.max(1))
@@ -167,12 +180,18 @@ impl Engine {
         let kept: Vec<usize> =
             usable.iter().copied().filter(|index| !self.hosts[*index].is_ejected(now)).collect();
         let candidates = if kept.is_empty() { usable } else { kept };
-        let chosen = self.choose(&candidates, key, rng)?;
+        let chosen = self.choose(&candidates, key, now, rng)?;
         self.hosts[chosen].inflight += 1;
         Some(self.hosts[chosen].instance.clone())
     }
 
-    fn choose(&mut self, candidates: &[usize], key: &[u8], rng: &mut impl Rng) -> Option<usize> {
+    fn choose(
+        &mut self,
+        candidates: &[usize],
+        key: &[u8],
+        now: BootInstant,
+        rng: &mut impl Rng,
+    ) -> Option<usize> {
         let weight = |host: &Host| i64::from(host.instance.weight);
         let total: i64 = candidates.iter().map(|index| weight(&self.hosts[*index])).sum();
         match self.policy {
@@ -199,7 +218,7 @@ impl Engine {
                     let first = rng.random_range(0..candidates.len());
                     let second = (first + rng.random_range(1..candidates.len())) % candidates.len();
                     let (first, second) = (candidates[first], candidates[second]);
-                    let less = self.hosts[second].load() < self.hosts[first].load();
+                    let less = self.hosts[second].load(now) < self.hosts[first].load(now);
                     Some(if less { second } else { first })
                 }
             },
@@ -222,7 +241,8 @@ impl Engine {
         match outcome {
             Outcome::Success => {
                 let seconds = latency.as_secs_f64();
-                host.latency = if host.latency == 0.0 { seconds } else { host.latency * 0.8 + seconds * 0.2 };
+                let old = if host.latency == 0.0 { 0.0 } else { host.freshness(now).min(0.8) };
+                host.latency = host.latency * old + seconds * (1.0 - old);
                 host.window.1 += 1;
                 host.failures = 0;
             }
@@ -235,6 +255,7 @@ impl Engine {
                 }
             }
         }
+        host.heard = now;
         self.look_at_window(now);
     }
 
@@ -345,6 +366,21 @@ mod tests {
         engine.done("1", Outcome::Success, Duration::from_millis(1), at(0));
         let picks = picks(&mut engine, 20);
         assert!(share(&picks, "1") >= 19, "{picks:?}");
+    }
+
+    #[test]
+    fn lb_3_one_that_was_slow_once_is_tried_again() {
+        let mut engine = engine(Policy::P2c, &[1, 1]);
+        let mut rng = StdRng::seed_from_u64(1);
+        engine.done("0", Outcome::Success, Duration::from_millis(100), at(0));
+        engine.done("1", Outcome::Success, Duration::from_millis(1), at(0));
+        let mut picked = 0;
+        for second in 1..40 {
+            let host = engine.pick(at(second), b"", &mut rng).unwrap();
+            picked += usize::from(host.id == "0");
+            engine.done(&host.id, Outcome::Success, Duration::from_millis(1), at(second));
+        }
+        assert!(picked >= 10, "{picked}");
     }
 
     #[test]
