@@ -57,7 +57,7 @@ struct Host {
     /// that was slow once, such as over its first connection, would never be picked and heard again.
     latency: f64,
     /// When a call to it ended last.
-    heard: BootInstant,
+    heard: Option<BootInstant>,
     failures: u32,
     ejections: u32,
     ejected_until: Option<BootInstant>,
@@ -72,7 +72,7 @@ impl Host {
             instance,
             inflight: 0,
             latency: 0.0,
-            heard: BootInstant::from_nanos(0),
+            heard: None,
             failures: 0,
             ejections: 0,
             ejected_until: None,
@@ -87,7 +87,7 @@ impl Host {
 
     /// How much of what was heard last still counts.
     fn freshness(&self, now: BootInstant) -> f64 {
-        let since = now.since(self.heard).as_secs_f64();
+        let since = self.heard.map_or(0.0, |heard| now.since(heard).as_secs_f64());
         (-since / FADES_IN.as_secs_f64()).exp()
     }
 
@@ -255,7 +255,7 @@ impl Engine {
                 }
             }
         }
-        host.heard = now;
+        host.heard = Some(now);
         self.look_at_window(now);
     }
 
