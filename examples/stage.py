@@ -53,10 +53,12 @@ def node(script: str) -> list[str]:
     return ["node", str(HERE / script)]
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def _two_free_ports() -> tuple[int, int]:
+    # Both are held until both are known, or they might be the same.
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1]), int(other.getsockname()[1])
 
 
 class Program:
@@ -132,7 +134,7 @@ class Store:
 
     def __init__(self, kind: str) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="folkmoot-example-")
-        client, peer = _free_port(), _free_port()
+        client, peer = _two_free_ports()
         url, peer_url = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
         self.endpoint = f"127.0.0.1:{client}"
         program = [shutil.which("etcd") or "etcd"] if kind == "etcd" else [binary(), "serve"]
