@@ -76,6 +76,12 @@ pub enum Event {
         /// Why.
         refusal: Refusal,
     },
+    /// Somebody of our cluster whom the membership does not name, and who was not removed, was turned
+    /// away: added, maybe, while this member was away. Comes with every attempt.
+    Stranger {
+        /// Who it says it is.
+        member: MemberId,
+    },
     /// A snapshot arrived, whole and durable. The owner takes over the directory; what it leaves
     /// there stays, also over a restart.
     SnapshotArrived {

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use crate::connection::{ConnectionError, FrameReader, FrameWriter, read_block, write_block};
+use crate::event::Event;
 use crate::frame::Salt;
 use crate::handshake::{Block, BlockError, BlockKind, HANDSHAKE_BYTES_MAX, Hello, Refusal, VERSION};
 use crate::shared::{Purpose, Registered, Shared};
@@ -118,6 +119,9 @@ async fn greet(
         Ok(registered) => registered,
         Err(refusal) => {
             warn_refused(shared, from, Some(hello.from), &refusal);
+            if let Refusal::UnknownMember { member } = refusal {
+                shared.emit(Event::Stranger { member });
+            }
             write_block(&mut write, BlockKind::Refused, &refusal.encode()).await?;
             write.shutdown().await?;
             return Ok(None);

@@ -153,13 +153,14 @@ impl PrefixView {
         }
     }
 
+    /// Whoever asks again after an error begins with a fresh snapshot.
     fn watch_ended(&mut self, error: Error) -> Result<()> {
+        self.watcher = None;
         match error.kind() {
             ErrorKind::Compacted { .. } => {}
             ErrorKind::ClusterReset => self.ready.push_back(ViewEvent::Reset),
             _ => return Err(error),
         }
-        self.watcher = None;
         Ok(())
     }
 

@@ -24,6 +24,19 @@ async fn waiters(client: &Client, prefix: &str, expected: i64) {
 }
 
 on_each! {
+    async fn m_7_a_key_that_came_late_and_is_not_first_is_no_lock(server) {
+        let client = server.client().await;
+        let (one, two) = (session(&client).await, session(&client).await);
+        let held = one.mutex("m").lock().await.unwrap();
+        // As an attempt to lock that was given up, and arrives only now.
+        let late = format!("m/{:x}", two.lease());
+        client.put_with(Put::new(&late, "").lease(two.lease())).await.unwrap();
+        assert_eq!(two.mutex("m").try_lock().await.unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(client.get(late).await.unwrap().count, 0, "it is out of the line");
+        held.unlock().await.unwrap();
+        two.mutex("m").try_lock().await.unwrap().unlock().await.unwrap();
+    }
+
     async fn m_2_holders_take_turns_in_the_order_in_which_they_asked(server) {
         let client = server.client().await;
         let first = session(&client).await.mutex("m").lock().await.unwrap();

@@ -4,10 +4,10 @@ mod support;
 
 use std::time::Duration;
 
-use folkmoot_client::ErrorKind;
 use folkmoot_client::recipes::registry::{
     Health, Instance, OnConflict, Outcome, Policy, RegistrationEvent, ServiceEvent,
 };
+use folkmoot_client::{ErrorKind, Put};
 use futures_util::StreamExt as _;
 use support::{Proxy, Way, eventually, soon};
 
@@ -54,6 +54,44 @@ on_each! {
         eventually("the key", async || (client.get(key).await.unwrap().count == 1).then_some(())).await;
         registration.deregister().await.unwrap();
         assert_eq!(client.get(key).await.unwrap().count, 0);
+    }
+
+    async fn r_2_what_was_compacted_away_before_it_was_seen_is_read(server) {
+        let direct = server.client().await;
+        let way = Proxy::start(&server).await;
+        let client = folkmoot_client::Client::connect([way.endpoint()]).await.unwrap();
+        let instance = Instance::new("gw", "h:1").id("one");
+        let registration =
+            client.registry("prod").register(instance).ttl(Duration::from_secs(60)).open().await.unwrap();
+        let key = "services/prod/gw/one";
+        // Twice: what was read the first time is where the next watch begins.
+        for _ in 0..2 {
+            way.set(Way::Cut);
+            way.drop_connections().await;
+            let kv = direct.get(key).await.unwrap().kvs[0].clone();
+            let draining = String::from_utf8(kv.value.to_vec()).unwrap().replace("\"UP\"", "\"MAINTENANCE\"");
+            direct.put_with(Put::new(key, draining).lease(kv.lease)).await.unwrap();
+            let revision = direct.put("other", "").await.unwrap().header.revision;
+            direct.compact(revision, false).await.unwrap();
+            way.set(Way::Open);
+            // Heeded: what the process says from now on is written, and only then.
+            eventually("the store", async || client.get(key).await.ok()).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            registration.set_health(Health::Up);
+            eventually("the health", async || {
+                let kv = direct.get(key).await.unwrap().kvs[0].clone();
+                (kv.mod_revision > revision && kv.value.windows(4).any(|part| part == b"\"UP\"")).then_some(())
+            })
+            .await;
+        }
+        way.set(Way::Cut);
+        way.drop_connections().await;
+        direct.delete(key).await.unwrap();
+        let revision = direct.put("other", "").await.unwrap().header.revision;
+        direct.compact(revision, false).await.unwrap();
+        way.set(Way::Open);
+        eventually("the key", async || (direct.get(key).await.unwrap().count == 1).then_some(())).await;
+        registration.deregister().await.unwrap();
     }
 
     async fn r_4_r_5_subscribers_see_registration_draining_and_end(server) {

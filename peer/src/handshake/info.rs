@@ -6,8 +6,6 @@ use folkmoot_core::types::{ClusterId, MemberId};
 use super::block::INFO_BYTES_MAX;
 use crate::codec::{Malformed, Reader, put_bytes, put_count};
 
-const TEXT_BYTES_MAX: usize = 4 * 1024;
-const URLS_MAX: usize = 64;
 const MEMBERS_MAX: usize = 1024;
 const REMOVED_MAX: usize = INFO_BYTES_MAX / 8;
 /// Two empty texts, two empty lists, an id, two flags.
@@ -45,6 +43,14 @@ pub struct ClusterInfo {
     pub version: String,
 }
 
+impl MemberInfo {
+    /// The longest name or URL that is read, in bytes. Longer ones must not become part of a cluster:
+    /// nobody could read its description any more.
+    pub const TEXT_BYTES_MAX: usize = 4 * 1024;
+    /// The most URLs of a kind that are read.
+    pub const URLS_MAX: usize = 64;
+}
+
 impl ClusterInfo {
     /// The body, unless it is larger than a dialler would take.
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
@@ -76,7 +82,7 @@ impl ClusterInfo {
         let count = body.count(REMOVED_MAX, 8, "removed")?;
         let removed = (0..count).map(|_| body.u64("removed").map(MemberId)).collect::<Result<_, _>>()?;
         let leader = optional(&mut body, "leader")?.map(MemberId);
-        let version = body.text(TEXT_BYTES_MAX, "version")?;
+        let version = body.text(MemberInfo::TEXT_BYTES_MAX, "version")?;
         body.end()?;
         Ok(Self { cluster_id, members, removed, leader, version })
     }
@@ -119,10 +125,10 @@ impl ProbeAnswer {
 
 fn member(body: &mut Reader<'_>) -> Result<MemberInfo, Malformed> {
     let id = MemberId(body.u64("member id")?);
-    let name = body.text(TEXT_BYTES_MAX, "name")?;
+    let name = body.text(MemberInfo::TEXT_BYTES_MAX, "name")?;
     let urls = |body: &mut Reader<'_>| {
-        let count = body.count(URLS_MAX, 4, "urls")?;
-        (0..count).map(|_| body.text(TEXT_BYTES_MAX, "url")).collect::<Result<_, _>>()
+        let count = body.count(MemberInfo::URLS_MAX, 4, "urls")?;
+        (0..count).map(|_| body.text(MemberInfo::TEXT_BYTES_MAX, "url")).collect::<Result<_, _>>()
     };
     let (peer_urls, client_urls) = (urls(body)?, urls(body)?);
     let learner = body.flag("learner")?;

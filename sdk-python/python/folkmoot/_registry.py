@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +16,7 @@ from . import _encode as enc
 from . import _native as native
 from ._call import Call, run, same
 from ._encode import Text
+from ._errors import Closed
 from ._requests import health, outward_address, policy, register_call
 from ._session import Acquire, Held
 from ._stream import Stream
@@ -110,7 +112,9 @@ class Registration(Held):
     ) -> None:
         try:
             if self._grace > 0 and not isinstance(error, asyncio.CancelledError):
-                await self.drain(self._grace)
+                # Taken out within the block, there is nothing left to drain.
+                with suppress(Closed):
+                    await self.drain(self._grace)
         finally:
             await super().__aexit__(kind, error, trace)
 

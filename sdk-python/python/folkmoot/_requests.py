@@ -253,8 +253,11 @@ class AuthBase:
 
 def outward_address(endpoints: list[str]) -> str:
     """Find the address of this machine on its way to the store. Nothing is sent."""
-    for endpoint in endpoints:
+    for endpoint in ",".join(endpoints).split(","):
+        endpoint = endpoint.strip().removeprefix("dns:///")
         parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+        if not parts.hostname:
+            continue
         try:
             found = socket.getaddrinfo(parts.hostname, parts.port or 2379, type=socket.SOCK_DGRAM)
         except OSError:

@@ -114,12 +114,15 @@ class CancelOnLost:
         self._task: asyncio.Task[Any] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._why: FolkmootError | None = None
+        self._cancels = 0
 
     async def __aenter__(self) -> CancelOnLost:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("cancel_on_lost() is entered by a task")
         self._task = task
+        cancelling = getattr(task, "cancelling", None)
+        self._cancels = 0 if cancelling is None else cancelling()
 
         async def watch() -> None:
             self._why = await self._lost()
@@ -140,8 +143,9 @@ class CancelOnLost:
         if why is None:
             return
         uncancel = getattr(task, "uncancel", None)
-        if uncancel is not None:
-            uncancel()
+        if uncancel is not None and uncancel() > self._cancels and isinstance(error, asyncio.CancelledError):
+            # Somebody else has cancelled the task as well, and that goes on.
+            return
         if error is None or isinstance(error, asyncio.CancelledError):
             raise why from error
 

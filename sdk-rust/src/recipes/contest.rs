@@ -14,7 +14,9 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kv::{Compare, Delete, EventKind, Get, Is, KeyValue, Keys, Order, Put, SortBy, Txn, TxnResponse};
+use crate::kv::{
+    Compare, Delete, EventKind, Get, GetResponse, Is, KeyValue, Keys, Order, Put, SortBy, Txn, TxnResponse,
+};
 use crate::session::{Session, WeakSession};
 use crate::watch::Watcher;
 
@@ -142,12 +144,25 @@ impl Place {
                 Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) => {}
                 end => return end,
             }
-            let answer = place.session.client().get(Get::new(place.key.clone())).await?;
+            let answer = place.read_key().await?;
             if answer.first().is_none_or(|kv| kv.create_revision != place.created) {
                 return Ok(());
             }
             // It stands; what was compacted away is of no interest.
             place.seen = answer.header.revision;
+        }
+    }
+
+    /// Reads the key. That the store does not answer for a while does not mean that the key is gone; that
+    /// the session is lost does, and whoever waits for this hears of that, too.
+    async fn read_key(&self) -> Result<GetResponse> {
+        let mut backoff = Backoff::default();
+        loop {
+            self.session.check()?;
+            match self.session.client().get(Get::new(self.key.clone())).await {
+                Err(error) if is_passing(&error) => backoff.wait().await,
+                answer => return answer,
+            }
         }
     }
 
@@ -190,8 +205,18 @@ impl Place {
 
     /// Gives a predecessor that was lost, rather than left, some time to notice it.
     async fn honour(&self, lock_delay: Duration, lease: i64) -> Result<()> {
-        if lock_delay.is_zero() || self.session.client().lease_ttl(lease, false).await?.is_some() {
+        if lock_delay.is_zero() {
             return Ok(());
+        }
+        let mut backoff = Backoff::default();
+        loop {
+            self.session.check()?;
+            match self.session.client().lease_ttl(lease, false).await {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) => break,
+                Err(error) if is_passing(&error) => backoff.wait().await,
+                Err(error) => return Err(error),
+            }
         }
         tokio::time::sleep(lock_delay).await;
         Ok(())

@@ -94,7 +94,8 @@ impl Mutex {
         let txn = Txn::new()
             .when(Compare::create_revision(line, Is::Equal, 0))
             .and_then(Put::new(&key, &self.terms.value).lease(self.session.lease()))
-            .or_else(Get::new(key.clone()));
+            .or_else(Get::new(key.clone()))
+            .or_else(contest::first(&self.name));
         let (session, name) = (self.session.clone(), self.name.clone());
         // On our own threads, so that a caller that goes away does not leave the key behind.
         let taking = async move {
@@ -109,8 +110,11 @@ impl Mutex {
                     return Err(error);
                 }
             };
-            // A key of ours that is there already is an earlier attempt of this very call.
-            let own = answer.get(0).and_then(|get| get.first()).filter(|kv| kv.lease == session.lease());
+            // A key of ours that is there already is an earlier attempt: of this very call, which found
+            // nobody, or one that came late for a lock that was given up, and then stands behind others.
+            let read = |n| (!answer.succeeded).then(|| answer.get(n)?.first()).flatten();
+            let own = read(0).filter(|kv| kv.lease == session.lease());
+            let is_first = own.is_some() && own.map(|kv| &kv.key) == read(1).map(|kv| &kv.key);
             let own = own.map(|kv| kv.create_revision);
             let created = if answer.succeeded { Some(answer.header.revision) } else { own };
             let (seen, doubtful) = (answer.header.revision, session.core().doubts() != doubts);
@@ -122,6 +126,10 @@ impl Mutex {
                 return Ok(None);
             };
             let place = contest::Place { session, name, key, created, seen, doubtful };
+            if !answer.succeeded && !is_first {
+                place.leave().await?;
+                return Ok(None);
+            }
             let held = Held::new(place, gate);
             held.place().check()?;
             Ok(Some(held))

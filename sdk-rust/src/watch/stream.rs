@@ -409,6 +409,8 @@ impl Stream {
             self.unanswered.retain(|wire| *wire != response.watch_id);
             let revision = response.header.map_or(0, |header| header.revision);
             if let Some(watch) = self.watch_of(response.watch_id) {
+                // The token was good; another one may run out later.
+                watch.renewed = false;
                 watch.entry.queue.push_heard(true);
                 let (reached, key, end) =
                     (watch.reached, watch.entry.spec.key.clone(), watch.entry.spec.end.clone());

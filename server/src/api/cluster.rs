@@ -8,6 +8,7 @@ use folkmoot_core::command::Command;
 use folkmoot_core::error::Error;
 use folkmoot_core::node::Reply;
 use folkmoot_core::types::MemberId;
+use folkmoot_peer::{MemberInfo, PeerUrl};
 use folkmoot_proto::etcdserverpb as pb;
 use folkmoot_proto::etcdserverpb::cluster_server;
 use tonic::{Request, Response, Status};
@@ -43,11 +44,16 @@ impl Cluster {
     }
 }
 
-/// Peer URLs as etcd takes them: with scheme, host and port and nothing else; sorted.
+/// Peer URLs as etcd takes them: with scheme, host and port and nothing else; sorted. What the other members
+/// could not dial is refused here: once it is in the list, that member is unreachable at the next disconnect.
 fn peer_urls(texts: &[String]) -> Result<Vec<String>, Error> {
-    let urls = texts.iter().map(|text| ServiceUrl::parse(text).map(|url| url.to_string()));
-    let mut urls = urls.collect::<Result<Vec<_>, _>>().map_err(|_| Error::MemberBadUrls)?;
-    if urls.is_empty() {
+    let urls = texts.iter().map(|text| {
+        let url = ServiceUrl::parse(text).ok()?.to_string();
+        let short = url.len() <= MemberInfo::TEXT_BYTES_MAX;
+        (short && PeerUrl::parse(&url).is_ok()).then_some(url)
+    });
+    let mut urls = urls.collect::<Option<Vec<_>>>().ok_or(Error::MemberBadUrls)?;
+    if urls.is_empty() || urls.len() > MemberInfo::URLS_MAX {
         return Err(Error::MemberBadUrls);
     }
     urls.sort();

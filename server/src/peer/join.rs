@@ -85,20 +85,37 @@ pub fn find_cluster(
     cluster: &InitialCluster,
     own_name: &str,
 ) -> Result<(DirIdentity, ClusterInfo), JoinError> {
-    let (info, own) = find_own_id(cluster, own_name)?;
-    let member = info.members.iter().find(|member| member.id == own);
-    // Somebody was it before, elsewhere.
-    if member.is_some_and(|member| member.incarnation.is_some()) {
+    choose(ask_all(&urls_of_others(cluster, own_name))?, cluster, own_name)
+}
+
+/// Chooses among the answers. One that knows the members that were given is enough: who lags behind may
+/// not have heard yet that this one was added. But if anybody has heard that somebody was it before,
+/// elsewhere, then that is so.
+fn choose(
+    answers: Vec<Result<ClusterInfo, FetchError>>,
+    cluster: &InitialCluster,
+    own_name: &str,
+) -> Result<(DirIdentity, ClusterInfo), JoinError> {
+    let known: Vec<ClusterInfo> = answers.iter().filter_map(|answer| answer.as_ref().ok()).cloned().collect();
+    let (info, own) = find_own_id(answers, cluster, own_name)?;
+    let has_served = |known: &ClusterInfo| {
+        let served = |member: &MemberInfo| member.id == own && member.incarnation.is_some();
+        known.cluster_id == info.cluster_id
+            && (known.members.iter().any(served) || known.removed.contains(&own))
+    };
+    if known.iter().any(has_served) {
         return Err(JoinError::Bootstrapped { id: own });
     }
     Ok((DirIdentity { cluster_id: info.cluster_id, member_id: own }, info))
 }
 
-/// One that knows the members that were given is enough: who lags behind may not have heard yet
-/// that this one was added.
-fn find_own_id(cluster: &InitialCluster, own_name: &str) -> Result<(ClusterInfo, MemberId), JoinError> {
+fn find_own_id(
+    answers: Vec<Result<ClusterInfo, FetchError>>,
+    cluster: &InitialCluster,
+    own_name: &str,
+) -> Result<(ClusterInfo, MemberId), JoinError> {
     let (mut mismatch, mut tried) = (None, Vec::new());
-    for answer in ask_all(&urls_of_others(cluster, own_name))? {
+    for answer in answers {
         match answer {
             Ok(info) => match own_id(&info, cluster, own_name) {
                 Ok(own) => return Ok((info, own)),
@@ -174,6 +191,27 @@ mod tests {
             client_urls: vec![],
             learner: false,
             incarnation: None,
+        }
+    }
+
+    #[test]
+    fn who_has_served_is_no_beginner_whoever_knows_of_it() {
+        let given = cluster(&[("a", &["http://a:1"]), ("b", &["http://b:1"]), ("c", &["http://c:1"])]);
+        let behind = ClusterInfo {
+            cluster_id: ClusterId(7),
+            members: vec![member(1, &["http://a:1"]), member(2, &["http://b:1"]), member(3, &["http://c:1"])],
+            removed: vec![],
+            leader: None,
+            version: String::new(),
+        };
+        let chosen = choose(vec![Ok(behind.clone())], &given, "c").expect("a beginner");
+        assert_eq!(chosen.0.member_id, MemberId(3));
+        let mut ahead = behind.clone();
+        ahead.members[2].incarnation = Some(5);
+        let gone = ClusterInfo { removed: vec![MemberId(3)], ..behind.clone() };
+        for other in [ahead, gone] {
+            let refused = choose(vec![Ok(behind.clone()), Ok(other)], &given, "c");
+            assert!(matches!(refused, Err(JoinError::Bootstrapped { id: MemberId(3) })), "{refused:?}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! The transport itself is the crate `folkmoot-peer`; here its events become inputs of the core,
 //! and the core's outputs its calls. Refuses: deciding anything that the core decides.
 
+mod introductions;
 mod join;
 mod snapshots;
 
@@ -24,6 +25,8 @@ use tokio::sync::watch;
 use super::node::{Inbox, Published};
 use crate::tasks::{Fate, spawn_thread};
 
+use introductions::Contacts;
+pub use introductions::contacts;
 pub use join::{JoinError, check_not_bootstrapped, find_cluster};
 pub use snapshots::SnapshotDesk;
 
@@ -32,6 +35,7 @@ pub use snapshots::SnapshotDesk;
 pub struct Peers {
     handle: PeerHandle,
     snapshots: Arc<SnapshotDesk>,
+    contacts: Arc<Contacts>,
 }
 
 /// Connections that wait until they are accepted.
@@ -123,7 +127,9 @@ pub fn start(setup: PeersSetup, fate: &Fate) -> Result<(Peers, PeersThread), Pee
         .thread_name("peers-files")
         .build()?;
     let listeners = listen(sockets, &runtime)?;
+    let (strangers, strangers_heard) = watch::channel(None);
     let events = Events {
+        strangers,
         cluster_id: identity.cluster,
         inbox,
         snapshots: Arc::clone(&snapshots),
@@ -138,9 +144,23 @@ pub fn start(setup: PeersSetup, fate: &Fate) -> Result<(Peers, PeersThread), Pee
         listeners,
         runtime.handle().clone(),
         move |event| events.take(event),
-        move || describe(identity.cluster, &published),
+        {
+            let published = Arc::clone(&published);
+            move || describe(identity.cluster, &published)
+        },
     )?;
     snapshots.set_rate(snapshot_rate);
+    let contacts = Arc::new(Contacts::default());
+    let peers = Peers { handle: handle.clone(), snapshots, contacts: Arc::clone(&contacts) };
+    runtime.spawn(introductions::run(
+        introductions::Introductions {
+            cluster_id: identity.cluster,
+            published,
+            contacts,
+            handle: handle.clone(),
+        },
+        strangers_heard,
+    ));
     let (stop, mut stopped) = watch::channel(false);
     let runtime_handle = runtime.handle().clone();
     let work = move || {
@@ -149,7 +169,6 @@ pub fn start(setup: PeersSetup, fate: &Fate) -> Result<(Peers, PeersThread), Pee
         runtime.shutdown_background();
     };
     let thread = spawn_thread("peers", fate, work, || {})?;
-    let peers = Peers { handle: handle.clone(), snapshots };
     Ok((peers, PeersThread { handle, runtime: runtime_handle, stop, thread: Some(thread) }))
 }
 
@@ -185,6 +204,7 @@ fn describe(cluster_id: ClusterId, published: &Published) -> ClusterInfo {
 }
 
 struct Events {
+    strangers: watch::Sender<Option<MemberId>>,
     cluster_id: ClusterId,
     inbox: Arc<Inbox>,
     snapshots: Arc<SnapshotDesk>,
@@ -215,6 +235,7 @@ impl Events {
             }
             // The transport has logged it.
             Event::Refused { .. } => {}
+            Event::Stranger { member } => drop(self.strangers.send_replace(Some(member))),
             Event::SnapshotArrived { from, message, dir, bytes, .. } => {
                 tracing::info!("remote-peer-id" = %from, bytes, "received and saved database snapshot");
                 self.snapshots.arrived(self.cluster_id, from, message, dir, &self.inbox, &self.fate);
@@ -260,12 +281,12 @@ impl Peers {
                 incarnation: Some(member.incarnation).filter(|incarnation| *incarnation != 0),
             })
             .collect();
-        self.handle.set_members(members, &status.removed);
+        self.contacts.set_rows(&self.handle, members, &status.removed);
     }
 
     /// Connects to members of a cluster that this one does not know yet from its own rows.
     pub fn set_first_contacts(&self, members: Vec<PeerMember>) {
-        self.handle.set_members(members, &[]);
+        self.contacts.add(&self.handle, members);
     }
 
     /// Since when messages to a member leave.

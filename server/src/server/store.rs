@@ -89,13 +89,14 @@ pub fn open(settings: &Settings) -> Result<Opened, StartError> {
         "compact-revision" = applied.compact_revision,
         "opened the data directory"
     );
+    let boot = boot_number(&dir)?;
     Ok(Opened {
         dir: Arc::new(dir),
         engine: Arc::new(EngineSlot::new(Arc::new(engine))),
         wal,
         recovered,
         identity,
-        boot: boot_number(),
+        boot,
         contacts: beginner.map_or_else(Vec::new, |beginner| beginner.contacts),
     })
 }
@@ -111,24 +112,15 @@ fn begin(settings: &Settings) -> Result<Beginner, StartError> {
         }
         ClusterState::Existing => {
             let (identity, info) = peer::find_cluster(cluster, name)?;
-            let contacts = info
-                .members
-                .into_iter()
-                .map(|member| PeerMember {
-                    id: member.id,
-                    urls: member.peer_urls,
-                    incarnation: member.incarnation,
-                })
-                .collect();
+            let contacts = peer::contacts(info);
             let first_rows = Bootstrap { cluster_id: identity.cluster_id, members: Vec::new() };
             Ok(Beginner { identity, first_rows, contacts })
         }
     }
 }
 
-/// Larger than at any start before, unless the clock went back; and even then another number,
-/// which is what matters: answers of an earlier start must not pass for answers of this one.
-fn boot_number() -> u64 {
+/// Larger than at any start before: answers of an earlier start must not pass for answers of this one.
+fn boot_number(dir: &DataDir) -> Result<u64, StartError> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    Ok(dir.next_boot(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))?)
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use folkmoot_proto::etcdserverpb as pb;
 use tonic::Code;
 
 use crate::common::assert_status;
@@ -61,6 +62,55 @@ async fn a_restart_of_all_members_keeps_changes_of_the_members() {
     assert_eq!(ids(&after), ids(&before));
     assert!(!ids(&after).contains(&id));
     cluster.put(left[0], "a", "1").await;
+}
+
+#[tokio::test]
+async fn a_member_that_was_away_while_another_was_replaced_hears_of_the_new_leader() {
+    // The strict check would not let a member be added while another one is away.
+    let mut cluster = Cluster::start_with(3, |_, config| config.strict_reconfig_check = false);
+    let away = cluster.follower().await;
+    cluster.lose(away).await;
+    let stays = cluster.running();
+    let port = free_port();
+    cluster.add(stays[0], &peer_url(port), false).await.unwrap();
+    let mut config = cluster.joiner(port);
+    let absent = &cluster.places[away].config;
+    config.initial_cluster += &format!(",{}={}", absent.name, absent.initial_advertise_peer_urls[0]);
+    config.strict_reconfig_check = false;
+    cluster.places.push(crate::support::Place { config, server: None });
+    let added = cluster.places.len() - 1;
+    cluster.start_again(&[added]);
+    let leader = cluster.leader().await;
+    if leader != added {
+        cluster.move_leader(leader, cluster.id(added)).await.unwrap();
+    }
+    let gone = stays[1];
+    cluster.remove(added, cluster.id(gone)).await.unwrap();
+    cluster.server(gone).removed().await;
+    cluster.stop(gone).await;
+    cluster.put(added, "a", "1").await;
+    assert_eq!(cluster.leader().await, added);
+    // Its rows do not name the leader, and only the leader could tell it.
+    cluster.start_again(&[away]);
+    assert_eq!(cluster.get(away, "a").await.as_deref(), Some("1"));
+    // It counts again.
+    cluster.lose(stays[0]).await;
+    cluster.put(added, "a", "2").await;
+    cluster.wait_for_value(away, "a", "2").await;
+}
+
+#[tokio::test]
+async fn peer_urls_that_could_not_be_dialled_are_refused() {
+    let cluster = Cluster::start(1);
+    let many = (0..65).map(|_| peer_url(free_port())).collect();
+    for url in ["https://h:2380", "unix://h:1", "http://h:0", "http://u@h:1"] {
+        let refused = cluster.add(0, url, false).await;
+        assert_status(refused, Code::InvalidArgument, "etcdserver: given member URLs are invalid");
+    }
+    let request = pb::MemberAddRequest { peer_urls: many, is_learner: false };
+    let refused = cluster.cluster(0).await.member_add(request).await;
+    assert_status(refused, Code::InvalidArgument, "etcdserver: given member URLs are invalid");
+    assert_eq!(cluster.members(0).await.len(), 1);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! ```text
 //! LOCK   held while a process uses the directory
 //! meta   format, cluster, member and incarnation; written last when the directory is made
+//! boot   the number of the last start
 //! wal/   the write-ahead log
 //! db/    the engine, until `engine` names another directory
 //! tmp/   for whatever is short-lived      snap/   for snapshots that arrive; both are emptied at
@@ -34,10 +35,14 @@ use crate::files;
 use crate::snapshot;
 use engines::EngineNumber;
 use meta::Meta;
+use text::Fields;
 
 const META: &str = "meta";
 const META_BESIDE: &str = "meta.new";
 const LOCK: &str = "LOCK";
+const BOOT: &str = "boot";
+const BOOT_BESIDE: &str = "boot.new";
+const BOOT_TITLE: &str = "folkmoot boot";
 const WAL: &str = "wal";
 const TMP: &str = "tmp";
 const SNAP: &str = "snap";
@@ -178,6 +183,24 @@ impl DataDir {
         self.incarnation
     }
 
+    /// The number of this start, durably: `at_least`, or one more than at the start before if that is
+    /// larger. So it grows also when the clock it comes from went back; the others would take a smaller
+    /// one for a message of a process that is gone.
+    pub fn next_boot(&self, at_least: u64) -> Result<u64, StorageError> {
+        let path = self.path.join(BOOT);
+        let last = match path.exists() {
+            true => read_boot(&path, &text::read(&path)?).unwrap_or_else(|error| {
+                tracing::warn!(%error, "the number of the last start is not known; the clock stands in for it");
+                0
+            }),
+            false => 0,
+        };
+        let boot = at_least.max(last.saturating_add(1));
+        let bytes = text::encode(BOOT_TITLE, &[(BOOT, boot.to_string())]);
+        files::replace(&path, &self.path.join(BOOT_BESIDE), &bytes)?;
+        Ok(boot)
+    }
+
     /// Whether neither log nor engine were ever written: the member starts for the first time.
     ///
     /// When it is false and the log turns out to be empty, the first start was cut short if the
@@ -242,6 +265,13 @@ impl DataDir {
     }
 }
 
+fn read_boot(path: &Path, bytes: &[u8]) -> Result<u64, StorageError> {
+    let mut fields = Fields::new(path, bytes, BOOT_TITLE)?;
+    let boot = fields.next(BOOT)?.parse().map_err(|_| fields.damaged("the boot is not a number"))?;
+    fields.check()?;
+    Ok(boot)
+}
+
 fn check_identity(dir: &Path, identity: DirIdentity, options: &OpenOptions) -> Result<(), StorageError> {
     let dir = || dir.to_owned();
     let DirIdentity { cluster_id: found, member_id } = identity;
@@ -272,7 +302,18 @@ fn inspect(dir: &Path) -> Result<Found, StorageError> {
         return Err(StorageError::EtcdDir { dir: dir.to_owned() });
     }
     let is_engine = |name: &String| EngineNumber::from_name(name).is_some();
-    let own = [LOCK, META_BESIDE, WAL, TMP, SNAP, engines::POINTER, engines::POINTER_BESIDE, LOST_AND_FOUND];
+    let own = [
+        LOCK,
+        META_BESIDE,
+        BOOT,
+        BOOT_BESIDE,
+        WAL,
+        TMP,
+        SNAP,
+        engines::POINTER,
+        engines::POINTER_BESIDE,
+        LOST_AND_FOUND,
+    ];
     if let Some(found) = names.iter().find(|name| !own.contains(&name.as_str()) && !is_engine(name)) {
         return Err(StorageError::ForeignDir { dir: dir.to_owned(), found: found.clone() });
     }

@@ -408,3 +408,16 @@ fn only_names_that_it_gives_are_numbers_of_engines() {
         assert_eq!(EngineNumber::from_name(name), None, "{name}");
     }
 }
+
+#[test]
+fn the_number_of_a_start_grows_also_when_the_clock_goes_back() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let boot = |at_least| {
+        let data = DataDir::open(dir.path(), create(OURS)).expect("open");
+        data.next_boot(at_least).expect("boot")
+    };
+    assert_eq!([boot(100), boot(50), boot(0), boot(1000)], [100, 101, 102, 1000]);
+    // Without what was written it is the clock's again.
+    fs::write(dir.path().join(BOOT), "folkmoot boot\nboot 5\ncrc32c 0\n").expect("write");
+    assert_eq!([boot(7), boot(7)], [7, 8]);
+}

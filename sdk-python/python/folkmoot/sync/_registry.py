@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 
 from .. import _convert as conv
@@ -10,6 +11,7 @@ from .. import _encode as enc
 from .. import _native as native
 from .._call import Call, same, wait
 from .._registry import Balancer, prober
+from .._errors import Closed
 from .._requests import health as to_health
 from .._requests import outward_address, register_call
 from .._requests import policy as to_policy
@@ -69,7 +71,9 @@ class Registration(Held):
     ) -> None:
         try:
             if self._grace > 0 and (error is None or isinstance(error, Exception)):
-                self.drain(self._grace)
+                # Taken out within the block, there is nothing left to drain.
+                with suppress(Closed):
+                    self.drain(self._grace)
         finally:
             super().__exit__(kind, error, trace)
 

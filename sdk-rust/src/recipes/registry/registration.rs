@@ -193,6 +193,8 @@ where
     let mut hysteresis = Hysteresis { shown: health.borrow().health, bad: 0, good: 0 };
     while !health.is_closed() {
         let answer = tokio::time::timeout(HEALTH_MAX, check()).await.unwrap_or(Health::Down);
+        // The process or an operator may have said something else meanwhile.
+        hysteresis.shown = health.borrow().health;
         if let Some(change) = hysteresis.on(answer) {
             health.send_if_modified(|shown| {
                 // Who drains has decided so.
@@ -380,6 +382,8 @@ impl Keeper {
         let mut watcher = self.client.watch(crate::kv::Keys::from(self.key())).open_at(revision + 1).ok();
         let mut retry = Backoff::default();
         let mut dirty = false;
+        // What happened between the end of a watch and the next one is read.
+        let mut unseen = false;
         loop {
             let event = async {
                 match &mut watcher {
@@ -392,7 +396,7 @@ impl Keeper {
                 answer = stop.recv() => return End::Stopped(answer),
                 _ = session.lost() => return End::Lost,
                 Ok(()) = self.wanted.changed() => dirty = true,
-                () = retry.wait(), if dirty => {}
+                () = retry.wait(), if dirty || unseen => {}
                 event = event => match event {
                     Some(Ok(batch)) => {
                         let gone = batch.events.iter().any(|event| event.kind == EventKind::Delete);
@@ -419,14 +423,42 @@ impl Keeper {
                             dirty = true;
                         }
                     }
-                    Some(Err(_)) | None => {
-                        watcher = self.client.watch(crate::kv::Keys::from(self.key())).open_at(revision + 1).ok();
+                    Some(Err(error)) if error.kind() != ErrorKind::Closed => {
+                        tracing::debug!(%error, "the watch of a record ended");
+                        watcher = None;
+                        unseen = true;
+                        continue;
+                    }
+                    Some(Err(_)) | None => return End::Lost,
+                },
+            }
+            if unseen {
+                match self.client.get(Get::new(self.key())).await {
+                    Ok(answer) => {
+                        match answer.first() {
+                            Some(kv) if kv.lease != session.lease() => return End::Taken,
+                            Some(kv) => {
+                                if kv.mod_revision > revision && self.heed(&kv.value) {
+                                    self.wanted.mark_unchanged();
+                                }
+                            }
+                            None => {
+                                deleted += 1;
+                                if deleted > 1 {
+                                    return End::Taken;
+                                }
+                                dirty = true;
+                            }
+                        }
+                        let keys = crate::kv::Keys::from(self.key());
+                        watcher = self.client.watch(keys).open_at(answer.header.revision + 1).ok();
+                        unseen = false;
                         if watcher.is_none() {
                             return End::Lost;
                         }
-                        retry.wait().await;
                     }
-                },
+                    Err(error) => tracing::debug!(%error, "a record could not be read yet"),
+                }
             }
             if dirty {
                 match self.register(session, false).await {

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::balance::{Engine, Outcome, Policy};
 use super::instance::Instance;
+use crate::backoff::Backoff;
 use crate::clock::BootInstant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kv::KeyValue;
@@ -190,17 +191,22 @@ impl Balancer {
         shared.engine.lock().set(subscription.instances());
         let follower = shared.clone();
         let task = handle.spawn(async move {
+            let mut backoff = Backoff::default();
             loop {
                 match subscription.next().await {
-                    Ok(ServiceEvent::Delta { revision, .. }) => {
-                        follower.engine.lock().set(subscription.instances());
-                        follower.revision.store(revision, std::sync::atomic::Ordering::Relaxed);
+                    Ok(event) => {
+                        backoff.reset();
+                        if let ServiceEvent::Delta { revision, .. } = event {
+                            follower.engine.lock().set(subscription.instances());
+                            follower.revision.store(revision, std::sync::atomic::Ordering::Relaxed);
+                        }
                     }
-                    Ok(_) => {}
-                    Err(error) if error.kind() == ErrorKind::Closed => return,
+                    Err(error) if matches!(error.kind(), ErrorKind::Closed | ErrorKind::Forked) => return,
+                    // Whatever it is may be put right, a right that was taken away for instance; a balancer
+                    // that stays with what it knows would send calls to the dead for ever.
                     Err(error) => {
-                        tracing::warn!(%error, service = follower.service, "a service is not followed any more");
-                        return;
+                        tracing::warn!(%error, service = follower.service, "a service is not followed for now");
+                        backoff.wait().await;
                     }
                 }
             }
