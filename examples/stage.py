@@ -45,7 +45,7 @@ def rust(name: str) -> list[str]:
 
 def python(script: str) -> list[str]:
     """Command of an example in Python."""
-    return [sys.executable, "-u", str(HERE / script)]
+    return [sys.executable, "-X", "faulthandler", "-u", str(HERE / script)]
 
 
 def node(script: str) -> list[str]:
@@ -114,7 +114,14 @@ class Program:
         """Ask it to end, and wait until it has, without an error."""
         self._stage.say(f"SIGTERM to {self.name}")
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(PATIENCE)
+        try:
+            code = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            # A program in Python prints where each of its threads is.
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait(PATIENCE)
+            self._reader.join()
+            raise AssertionError(f"{self.name} did not end: {self.lines}") from None
         self._reader.join()
         assert code == 0, f"{self.name} ended with {code}: {self.lines}"
 
