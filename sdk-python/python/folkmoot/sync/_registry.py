@@ -10,8 +10,8 @@ from .. import _convert as conv
 from .. import _encode as enc
 from .. import _native as native
 from .._call import Call, same, wait
-from .._registry import Balancer, prober
 from .._errors import Closed
+from .._registry import Balancer, prober
 from .._requests import health as to_health
 from .._requests import outward_address, register_call
 from .._requests import policy as to_policy
