@@ -38,8 +38,8 @@ class Greeter(BaseHTTPRequestHandler):
 
 def main(endpoints: str, name: str) -> None:
     """Serve until ``SIGTERM``."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    # Before there is any other thread: whichever took the signal, the main thread would not wake up.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     server = Server(("127.0.0.1", 0), Greeter)
     threading.Thread(target=server.serve_forever).start()
     try:
@@ -50,7 +50,7 @@ def main(endpoints: str, name: str) -> None:
                 "greeter", host="127.0.0.1", port=server.server_port, id=name, on_conflict="takeover", drain=2
             ):
                 print(f"registered {name} at 127.0.0.1:{server.server_port}", flush=True)
-                stop.wait()
+                signal.sigwait({signal.SIGTERM})
                 print(f"draining {name}", flush=True)
     finally:
         server.shutdown()
