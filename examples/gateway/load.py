@@ -62,14 +62,10 @@ class Load:
             if not self._changed.wait_for(lambda: bool(self.failures) or seen(), within):
                 raise AssertionError(f"never came: {what}; {self}")
 
-    def serves(self, backend: str) -> None:
-        """Wait until a backend has given one more answer.
-
-        One and not many: of four that are not equally fast, ``p2c`` asks the slowest now and then to see
-        whether it still is, and otherwise leaves it alone.
-        """
-        before = self.served[backend]
-        self.wait(f"an answer of {backend}", lambda: self.served[backend] > before)
+    def serves(self, backend: str, more: int = 20) -> None:
+        """Wait until a backend has given some more answers."""
+        goal = self.served[backend] + more
+        self.wait(f"{more} answers of {backend}", lambda: self.served[backend] >= goal)
 
     def stop(self) -> None:
         """Stop the workers."""
