@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::message::LeaseTell;
 use super::world::{World, revision};
 use super::*;
 use crate::cluster::{Alarm, AlarmKind, Member};
@@ -146,6 +147,11 @@ fn strange_messages_of_peers_are_dropped() {
         Message::Raft(Bytes::from_static(b"\x08\x63")).encode(),
         Message::LeaseAsk { boot: 9, asks: vec![] }.encode(),
         Message::LeaseTell { boot: 9, tells: vec![] }.encode(),
+        Message::LeaseTell {
+            boot: world.hosts[leader].boot,
+            tells: vec![LeaseTell { request: 1, ttl: 1, granted_ttl: 1, applied: LogIndex(u64::MAX) }],
+        }
+        .encode(),
         Message::Refused { boot: 1, error: Error::NotLeader, requests: vec![0, u64::MAX, 1 << 62] }.encode(),
     ];
     for message in strange {
@@ -154,6 +160,35 @@ fn strange_messages_of_peers_are_dropped() {
     world.run();
     let slot = world.put(leader, "a", "1", 0);
     assert_eq!(revision(world.answer(leader, slot)), 2);
+    let read = world.ask(leader, |slot| Input::ReadIndex { slot });
+    assert!(matches!(world.answer(leader, read), Some(Ok(_))));
+}
+
+#[test]
+fn a_sole_voter_tells_its_learner_nothing_of_a_term_that_it_could_forget() {
+    let mut world = World::new(1);
+    named(&mut world, 0);
+    world.command(0, add(2, true));
+    let learner = world.join(2);
+    world.pass(2 * SECOND);
+    same_everywhere(&world);
+    let before = world.hosts[learner].node().status().term;
+    // It leads soon after a restart, but its disk does not answer.
+    world.crash(0);
+    world.stuck = vec![MemberId(1)];
+    world.start(0);
+    world.put(0, "a", "forgotten", 0);
+    world.pass(3 * SECOND);
+    assert_eq!(world.leader(), Some(0));
+    assert_eq!(world.hosts[learner].node().status().term, before);
+    // A power cut takes the term with it: the next start leads in the same one, with other entries.
+    world.crash(0);
+    world.stuck.clear();
+    world.start(0);
+    world.put(0, "a", "kept", 0);
+    world.pass(3 * SECOND);
+    same_everywhere(&world);
+    assert_eq!(world.get(learner, "a").as_deref(), Some("kept"));
 }
 
 #[test]
@@ -544,6 +579,29 @@ fn a_member_whose_state_is_wrong_stops_answering_and_is_repaired_with_consent() 
     world.pass(2 * SECOND);
     same_everywhere(&world);
     assert!(world.hosts[leader].node().status().alarms.is_empty());
+}
+
+#[test]
+fn a_member_whose_state_is_wrong_still_votes_for_the_next_leader() {
+    let (mut world, leader) = settled();
+    let wrong = (leader + 1) % 3;
+    world.hosts[wrong].node.as_mut().unwrap().spoil_state();
+    world.put(leader, "a", "1", 0);
+    world.pass(3 * SECOND);
+    assert!(world.hosts[wrong].node().status().corrupt);
+    world.crash(leader);
+    world.pass(5 * SECOND);
+    let next = (leader + 2) % 3;
+    assert_eq!(world.leader(), Some(next));
+    assert_eq!(world.hosts[wrong].node().status().leader, Some(world.hosts[next].id));
+    // Until somebody has turned the alarm off, nobody takes writes.
+    let slot = world.put(next, "b", "1", 0);
+    world.pass(SECOND);
+    assert_eq!(world.answer(next, slot), Some(&Err(Error::Corrupt)));
+    // Without anybody to lead it says so.
+    world.crash(next);
+    world.pass(5 * SECOND);
+    assert_eq!(world.hosts[wrong].node().status().leader, None);
 }
 
 #[test]

@@ -55,9 +55,9 @@ impl Node {
         }
     }
 
-    /// The leader's answers.
-    pub(super) fn lease_told(&mut self, boot: u64, tells: Vec<LeaseTell>) {
-        if boot != self.config.boot {
+    /// The leader's answers. Those of an earlier leader count no more: the present one was asked too.
+    pub(super) fn lease_told(&mut self, from: MemberId, boot: u64, tells: Vec<LeaseTell>) {
+        if boot != self.config.boot || self.owner.leader() != Some(from) {
             return;
         }
         for LeaseTell { request, ttl, granted_ttl, applied } in tells {

@@ -383,8 +383,10 @@ impl Node {
         // member that was only paused start an election against a healthy leader.
         if !first {
             self.stalled |= self.now.since(self.next_tick) > self.config.election_timeout();
-            if !self.removed && self.may_campaign() {
-                self.owner.tick();
+            match self.may_campaign() {
+                _ if self.removed => {}
+                true => self.owner.tick(),
+                false => self.owner.tick_without_campaign(),
             }
         }
         self.next_tick = self.now.after(self.config.tick);
@@ -423,7 +425,7 @@ impl Node {
             Some(Message::Membership { term, entry }) => self.membership_forwarded(from, term, entry),
             Some(Message::Refused { boot, error, requests }) => self.forwards_refused(boot, error, &requests),
             Some(Message::LeaseAsk { boot, asks }) => self.lease_asked(from, boot, asks),
-            Some(Message::LeaseTell { boot, tells }) => self.lease_told(boot, tells),
+            Some(Message::LeaseTell { boot, tells }) => self.lease_told(from, boot, tells),
             Some(Message::Hash { index, hash }) => self.integrity.heard(from, index, hash),
             None => {}
         }

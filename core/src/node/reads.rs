@@ -4,7 +4,7 @@
 //! under a new number; an answer to an old number is ignored, so that a late one can never pass
 //! for a newer confirmation.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Slot;
@@ -51,7 +51,8 @@ pub struct Reads {
     /// With the time since when.
     waiting: Vec<(Instant64, Waiter)>,
     round: Option<Round>,
-    confirmed: VecDeque<(LogIndex, Vec<(Instant64, Waiter)>)>,
+    /// By the index that must be applied first: one that never is holds up nobody else.
+    confirmed: BTreeMap<LogIndex, Vec<(Instant64, Waiter)>>,
     last_number: u64,
 }
 
@@ -63,7 +64,7 @@ impl Reads {
 
     /// Somebody waits for an index only.
     pub fn push_confirmed(&mut self, now: Instant64, index: LogIndex, waiter: Waiter) {
-        self.confirmed.push_back((index, vec![(now, waiter)]));
+        self.confirmed.entry(index).or_default().push((now, waiter));
     }
 
     /// Starts a round if somebody waits and none is under way, or the one under way is overdue.
@@ -90,20 +91,17 @@ impl Reads {
     pub fn confirm(&mut self, number: ReadRound, index: LogIndex) {
         let any = mutant!("late_answers_confirm_later_rounds");
         if let Some(round) = self.round.take_if(|round| round.number == number || any) {
-            self.confirmed.push_back((index, round.waiters));
+            self.confirmed.entry(index).or_default().extend(round.waiters);
         }
     }
 
-    /// Those whose index is applied, in the order of their rounds.
+    /// Those whose index is applied, in the order of these.
     pub fn ready(&mut self, applied: LogIndex) -> Vec<Waiter> {
         let mut ready = Vec::new();
-        while self
-            .confirmed
-            .front()
-            .is_some_and(|(index, _)| *index <= applied || mutant!("reads_do_not_wait_for_apply"))
+        while let Some(first) = self.confirmed.first_entry()
+            && (*first.key() <= applied || mutant!("reads_do_not_wait_for_apply"))
         {
-            let (_, waiters) = self.confirmed.pop_front().expect("looked at above");
-            ready.extend(waiters.into_iter().map(|(_, waiter)| waiter));
+            ready.extend(first.remove().into_iter().map(|(_, waiter)| waiter));
         }
         ready
     }
@@ -117,20 +115,24 @@ impl Reads {
         }
     }
 
-    /// Gives up on reads that have waited for `longest` or more without a confirmation.
+    /// Gives up on reads that have waited for `longest` or more, and forgets what was told so long ago:
+    /// whoever wanted to know it has been given up, too.
     pub fn expire(&mut self, now: Instant64, longest: Duration) -> Vec<Slot> {
         let mut gone = Vec::new();
         let rounds = self.round.iter_mut().map(|round| &mut round.waiters);
-        let confirmed = self.confirmed.iter_mut().map(|(_, waiters)| waiters);
+        let confirmed = self.confirmed.values_mut();
         for waiters in rounds.chain(confirmed).chain([&mut self.waiting]) {
             waiters.retain(|(since, waiter)| match waiter {
-                Waiter::Read(slot) if now.since(*since) >= longest => {
+                _ if now.since(*since) < longest => true,
+                Waiter::Read(slot) => {
                     gone.push(*slot);
                     false
                 }
-                _ => true,
+                Waiter::Told { .. } => false,
+                Waiter::Renew(..) | Waiter::TimeToLive(..) | Waiter::Lessor => true,
             });
         }
+        self.confirmed.retain(|_, waiters| !waiters.is_empty());
         gone
     }
 
@@ -186,6 +188,20 @@ mod tests {
         reads.start(Instant64(2), |_| true);
         reads.confirm(ReadRound(3), LogIndex(0));
         assert_eq!(reads.ready(LogIndex(9)), vec![Waiter::Read(Slot(1))]);
+    }
+
+    #[test]
+    fn an_index_that_nobody_ever_has_holds_up_nobody_else_and_is_forgotten() {
+        let longest = Duration::from_nanos(10);
+        let mut reads = Reads::default();
+        let told = Waiter::Told { request: 1, ttl: 1, granted_ttl: 1 };
+        reads.push_confirmed(Instant64(0), LogIndex(u64::MAX), told);
+        reads.push(Instant64(0), Waiter::Read(Slot(1)));
+        reads.start(Instant64(0), |_| true);
+        reads.confirm(ReadRound(1), LogIndex(5));
+        assert_eq!(reads.ready(LogIndex(5)), vec![Waiter::Read(Slot(1))]);
+        assert_eq!(reads.expire(Instant64(10), longest), vec![]);
+        assert!(reads.confirmed.is_empty());
     }
 
     #[test]

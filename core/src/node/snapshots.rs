@@ -135,7 +135,7 @@ impl Node {
         let position = &arrived.position;
         let point = SnapshotPoint { index: position.index, term: position.term };
         let fits = position.cluster_id == self.config.cluster_id
-            && self.owner.snapshot_point(arrived.from, &arrived.message) == Some(point);
+            && self.owner.snapshot_speaks_of(arrived.from, &arrived.message, point, &position.conf_state);
         if !fits {
             out.push(Output::DiscardSnapshot { staged: arrived.staged });
             return;

@@ -21,8 +21,9 @@ pub enum Refused {
     /// A message that only a member's own code may give.
     #[error("message kind is local")]
     Local,
-    /// Entries that do not follow one another, or from after the message's own term.
-    #[error("message holds entries that cannot stand in a log together")]
+    /// What no member can mean: entries that do not follow one another or are from after the
+    /// message's own term, a question without a text, an answer about entries that nobody has.
+    #[error("message contradicts itself or what the leader knows")]
     Inconsistent,
     /// A snapshot without its files: those come another way.
     #[error("snapshot came without its files")]
@@ -39,10 +40,43 @@ fn is_consistent(message: &Message) -> bool {
     message.entries.iter().all(|entry| {
         let follows = index.checked_add(1) == Some(entry.index)
             && term <= entry.term
-            && (entry.term <= message.term || message.term == 0);
+            && entry.term <= message.term;
         (index, term) = (entry.index, entry.term);
         follows
     })
+}
+
+/// Terms from here on are no member's: counting up from one must never reach the end of the numbers.
+const TERM_MAX: u64 = 1 << 62;
+
+/// Whether a message of its kind can be meant: what is missing here is not what `raft` expects, or
+/// takes for granted.
+fn is_well_formed(message: &Message, kind: MessageType) -> bool {
+    // Without a term a message passes for one of this member's own; only a reader's has none.
+    let is_question = kind == MessageType::MsgReadIndex;
+    let has_its_term = (message.term == 0) == is_question && message.term < TERM_MAX;
+    has_its_term
+        && match kind {
+            MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => {
+                matches!(message.entries.as_slice(), [entry] if !entry.data.is_empty())
+            }
+            // Every log has term 0 at index 0, and beyond its end.
+            MessageType::MsgAppend => {
+                (message.index == 0 || message.log_term > 0) && is_consistent(message)
+            }
+            MessageType::MsgAppendResponse => !message.reject || message.reject_hint <= message.index,
+            MessageType::MsgSnapshot => message.get_snapshot().get_metadata().index > 0,
+            _ => true,
+        }
+}
+
+/// Checks an answer to the leader whose log ends at `last_index`, in its own term.
+pub fn check_answer(message: &Message, last_index: u64) -> Result<(), Refused> {
+    let is_answer = message.msg_type == MessageType::MsgAppendResponse as i32;
+    match is_answer && message.index.max(message.request_snapshot) > last_index {
+        true => Err(Refused::Inconsistent),
+        false => Ok(()),
+    }
 }
 
 /// Decodes and checks a message that `from` sent to `me`, whose log ends at `last_index`.
@@ -55,13 +89,11 @@ pub fn check(bytes: &[u8], from: MemberId, me: MemberId, last_index: u64) -> Res
     if message.to != me.0 || message.from != from.0 || from == me {
         return Err(Refused::Misaddressed);
     }
-    if raft::raw_node::is_local_msg(kind) || kind == MessageType::MsgPropose {
+    let own_affair = matches!(kind, MessageType::MsgPropose | MessageType::MsgTransferLeader);
+    if raft::raw_node::is_local_msg(kind) || own_affair {
         return Err(Refused::Local);
     }
-    if kind == MessageType::MsgAppend && !is_consistent(&message) {
-        return Err(Refused::Inconsistent);
-    }
-    if kind == MessageType::MsgSnapshot && message.get_snapshot().get_metadata().index == 0 {
+    if !is_well_formed(&message, kind) {
         return Err(Refused::Inconsistent);
     }
     if kind == MessageType::MsgHeartbeat && message.commit > last_index {
@@ -79,7 +111,7 @@ mod tests {
     const PEER: MemberId = MemberId(2);
 
     fn message(kind: i32) -> Message {
-        Message { msg_type: kind, to: ME.0, from: PEER.0, ..Message::default() }
+        Message { msg_type: kind, to: ME.0, from: PEER.0, term: 3, ..Message::default() }
     }
 
     fn refused(message: &Message) -> Option<Refused> {
@@ -116,5 +148,41 @@ mod tests {
             assert_eq!(refused(&append(entries)), Some(Refused::Inconsistent), "{entries:?}");
         }
         assert_eq!(check(b"\xff\xff", PEER, ME, 5), Err(Refused::Undecodable));
+    }
+
+    #[test]
+    fn messages_that_no_member_can_mean_are_refused() {
+        let kind = |kind: MessageType| message(kind as i32);
+        let text = |data: &[u8]| vec![Entry { data: data.to_vec(), ..Entry::default() }];
+        let question = Message { term: 0, entries: text(b"q"), ..kind(MessageType::MsgReadIndex) };
+        let answer = Message { entries: text(b"q"), ..kind(MessageType::MsgReadIndexResp) };
+        let append = kind(MessageType::MsgAppend);
+        let rejection = Message { reject: true, index: 4, ..kind(MessageType::MsgAppendResponse) };
+        for fine in [&question, &answer, &append, &rejection, &Message { reject_hint: 4, ..rejection.clone() }] {
+            assert_eq!(refused(fine), None, "{fine:?}");
+        }
+        assert_eq!(refused(&kind(MessageType::MsgTransferLeader)), Some(Refused::Local));
+        let strange = [
+            Message { term: 3, ..question.clone() },
+            Message { entries: vec![], ..question.clone() },
+            Message { entries: text(b""), ..question.clone() },
+            Message { entries: [text(b"q"), text(b"q")].concat(), ..question },
+            Message { term: 0, ..answer.clone() },
+            Message { entries: vec![], ..answer },
+            // Every log has term 0 beyond its end.
+            Message { index: 9, log_term: 0, ..append.clone() },
+            Message { term: 0, ..append },
+            Message { reject_hint: u64::MAX, ..rejection },
+            Message { term: u64::MAX, ..kind(MessageType::MsgHeartbeat) },
+            kind(MessageType::MsgSnapshot),
+        ];
+        for message in strange {
+            assert_eq!(refused(&message), Some(Refused::Inconsistent), "{message:?}");
+        }
+        let acknowledges = |index| Message { index, ..kind(MessageType::MsgAppendResponse) };
+        assert_eq!(check_answer(&acknowledges(5), 5), Ok(()));
+        assert_eq!(check_answer(&acknowledges(6), 5), Err(Refused::Inconsistent));
+        let asks = Message { request_snapshot: 6, ..acknowledges(5) };
+        assert_eq!(check_answer(&asks, 5), Err(Refused::Inconsistent));
     }
 }

@@ -10,6 +10,8 @@
 mod ingress;
 mod membership;
 mod owner;
+#[cfg(test)]
+mod owner_tests;
 mod snapshot;
 mod start;
 mod tail;

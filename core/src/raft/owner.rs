@@ -96,6 +96,8 @@ pub struct Drained {
 pub(super) struct Unpersisted {
     pub wal_number: u64,
     pub ready_number: u64,
+    /// The term that is durable with it.
+    pub term: u64,
     pub messages: Vec<Message>,
 }
 
@@ -105,6 +107,8 @@ pub struct Owner {
     pub(super) raw: RawNode<LogTail>,
     unpersisted: VecDeque<Unpersisted>,
     wal_number: u64,
+    /// No restart leads in this term or an earlier one again.
+    durable_term: u64,
     /// The log on disk does not lead up to the engine's rows: the next write starts it anew.
     pending_reset: Option<LogPoint>,
     /// A snapshot is being installed, and this write waits for it.
@@ -143,11 +147,13 @@ impl Owner {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = RawNode::new(&raft_config, tail, &logger).map_err(|e| Fatal::Raft(e.to_string()))?;
         let election_timeout = config.election_ticks;
+        let durable_term = raw.raft.term;
         let mut owner = Self {
             config,
             raw,
             unpersisted: VecDeque::new(),
             wal_number: 0,
+            durable_term,
             pending_reset,
             installing: None,
             kept_from: None,
@@ -162,11 +168,33 @@ impl Owner {
 
     /// One tick interval passed.
     pub fn tick(&mut self) {
-        if self.installing.is_some() {
+        if self.installing.is_some() || self.campaigns_too_early() {
             return;
         }
         self.draw_election_timeout();
         self.raw.tick();
+    }
+
+    /// The same for a member that must not ask for votes. Time passes for it, too: without that it
+    /// would believe in a dead leader for ever, and turn away those who ask it for their votes.
+    pub fn tick_without_campaign(&mut self) {
+        if self.installing.is_some() || mutant!("an_unfit_member_stands_still") {
+            return;
+        }
+        self.draw_election_timeout();
+        let raft = &mut self.raw.raft;
+        raft.election_elapsed += 1;
+        if raft.election_elapsed >= self.election_timeout {
+            let term = raft.term;
+            raft.become_follower(term, 0);
+        }
+    }
+
+    /// Who is alone wins as soon as it campaigns, and whoever wins must have its whole log on disk:
+    /// the crate takes that for granted. Others wait for it by waiting for votes.
+    fn campaigns_too_early(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        self.role() != Role::Leader && self.is_sole_voter() && log.persisted < log.last_index()
     }
 
     /// The crate draws election timeouts from thread-local randomness whenever it starts to count
@@ -230,9 +258,14 @@ impl Owner {
         if message.msg_type == MessageType::MsgSnapshot as i32 {
             return Err(Refused::BareSnapshot);
         }
-        if self.installing.is_some() {
+        let asked_to_lead = message.msg_type == MessageType::MsgTimeoutNow as i32;
+        if self.installing.is_some() || asked_to_lead && self.campaigns_too_early() {
             // As good as lost on the way.
             return Ok(());
+        }
+        // What this member leads with is all that anybody can have.
+        if self.role() == Role::Leader && message.term == self.raw.raft.term {
+            ingress::check_answer(&message, self.last_index().0)?;
         }
         // An answer from somebody who is not a member any more; dropping it is all there is to do.
         let _ = self.raw.step(message);
@@ -244,6 +277,7 @@ impl Owner {
         while self.unpersisted.front().is_some_and(|write| write.wal_number <= number) {
             let write = self.unpersisted.pop_front().expect("looked at above");
             self.raw.on_persist_ready(write.ready_number);
+            self.durable_term = write.term;
             send(write.messages, out);
         }
         if self.unpersisted.is_empty() {
@@ -281,7 +315,7 @@ impl Owner {
         if let Some(point) = self.pending_reset {
             batch.push_reset(point);
         }
-        let mut write = Unpersisted { wal_number: 0, ready_number: 0, messages: Vec::new() };
+        let mut write = Unpersisted { wal_number: 0, ready_number: 0, term: 0, messages: Vec::new() };
         let (mut records, mut sync) = (false, false);
         let mut committed_bytes = 0;
         while committed_bytes < limits::COMMITTED_BYTES_PER_DRAIN
@@ -295,7 +329,15 @@ impl Owner {
                 self.raw.mut_store().reset(point.index.0, point.term.0);
                 records = true;
             }
-            send(ready.take_messages(), out);
+            write.term = self.raw.raft.term;
+            let leads_durably = write.term <= self.durable_term;
+            if leads_durably || mutant!("a_sole_voter_leads_in_an_unwritten_term") {
+                send(ready.take_messages(), out);
+            } else {
+                // Who leads by the votes of others has written its term before they voted. Who leads by
+                // its own vote may lead in the same term again after a power cut, with other entries.
+                write.messages.extend(ready.take_messages());
+            }
             for entry in ready.entries() {
                 batch.push_entry(
                     LogIndex(entry.index),
@@ -402,11 +444,12 @@ impl Owner {
         let messages = std::mem::take(&mut write.messages);
         match self.unpersisted.back_mut() {
             Some(last) => {
-                last.ready_number = write.ready_number;
+                (last.ready_number, last.term) = (write.ready_number, write.term);
                 last.messages.extend(messages);
             }
             None => {
                 self.raw.on_persist_ready(write.ready_number);
+                self.durable_term = write.term;
                 send(messages, out);
             }
         }

@@ -13,6 +13,7 @@ use raft::eraftpb::{self, MessageType, Snapshot};
 
 use super::ingress::{self, Refused};
 use super::owner::{ConfState, Drained, Owner, Role, Unpersisted};
+use crate::mutant::mutant;
 use crate::types::{LogIndex, MemberId, Term};
 use crate::wal::{BatchBuilder, LogPoint};
 
@@ -55,6 +56,14 @@ pub enum Arrival {
     NoLeader,
 }
 
+fn to_raft(conf_state: &ConfState) -> eraftpb::ConfState {
+    eraftpb::ConfState {
+        voters: conf_state.voters.iter().map(|id| id.0).collect(),
+        learners: conf_state.learners.iter().map(|id| id.0).collect(),
+        ..eraftpb::ConfState::default()
+    }
+}
+
 /// The number of the copy that a snapshot stands for, on the member that made it.
 pub(super) fn snapshot_id(snapshot: &Snapshot) -> u64 {
     snapshot.get_data().try_into().map_or(0, u64::from_le_bytes)
@@ -71,11 +80,7 @@ impl Owner {
         let mut snapshot = Snapshot { data: id.to_le_bytes().to_vec(), ..Snapshot::default() };
         let metadata = snapshot.mut_metadata();
         (metadata.index, metadata.term) = (point.index.0, point.term.0);
-        *metadata.mut_conf_state() = eraftpb::ConfState {
-            voters: conf_state.voters.iter().map(|id| id.0).collect(),
-            learners: conf_state.learners.iter().map(|id| id.0).collect(),
-            ..eraftpb::ConfState::default()
-        };
+        *metadata.mut_conf_state() = to_raft(conf_state);
         self.kept_from = Some(point.index.0);
         self.raw.mut_store().offer(Some(snapshot));
     }
@@ -92,11 +97,21 @@ impl Owner {
         self.raw.report_snapshot(to.0, status);
     }
 
-    /// The entry that a snapshot's message speaks of; `None` for a message that cannot be used.
-    pub fn snapshot_point(&self, from: MemberId, bytes: &[u8]) -> Option<SnapshotPoint> {
-        let message = ingress::check(bytes, from, self.config.id, self.last_index().0).ok()?;
-        let is_snapshot = message.msg_type == MessageType::MsgSnapshot as i32;
-        is_snapshot.then(|| SnapshotPoint::of(message.get_snapshot()))
+    /// Whether a snapshot's message can be used and speaks of rows as they are after `point`, with
+    /// these members.
+    pub fn snapshot_speaks_of(
+        &self,
+        from: MemberId,
+        bytes: &[u8],
+        point: SnapshotPoint,
+        conf_state: &ConfState,
+    ) -> bool {
+        let checked = ingress::check(bytes, from, self.config.id, self.last_index().0);
+        let Ok(message) = checked else { return false };
+        let snapshot = message.get_snapshot();
+        message.msg_type == MessageType::MsgSnapshot as i32
+            && SnapshotPoint::of(snapshot) == point
+            && *snapshot.get_metadata().get_conf_state() == to_raft(conf_state)
     }
 
     /// A snapshot's files are here; `bytes` is the message that came with them.
@@ -119,6 +134,12 @@ impl Owner {
             }
         }
         let point = SnapshotPoint::of(message.get_snapshot());
+        // Asked for as a repair, a snapshot is taken whatever the log says; then it must hold all that
+        // this member has acknowledged. An older one may still have been on its way.
+        let repairs = self.raw.raft.pending_request_snapshot != 0;
+        if repairs && point.index < self.last_index() && !mutant!("a_repair_takes_an_older_snapshot") {
+            return Ok(Arrival::NotWanted);
+        }
         // An answer from somebody who is not a member any more; dropping it is all there is to do.
         let _ = self.raw.step(message);
         let taken = self.raw.snap().is_some_and(|snapshot| SnapshotPoint::of(snapshot) == point);
