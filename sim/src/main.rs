@@ -61,7 +61,7 @@ struct SeedArgs {
     /// One seed alone.
     #[arg(long)]
     seed: Option<u64>,
-    /// default, quick, hostile, leases or calm.
+    /// default, quick, hostile, leases, small or calm.
     #[arg(long, default_value = "default", value_parser = parse_profile)]
     profile: Profile,
     /// Kinds of fault to leave out.

@@ -29,6 +29,7 @@ macro_rules! mutants {
 mutants! {
     "answer_before_the_log_is_durable": "a write counts before its log entry is synced (etcd #14370, NATS JetStream)";
     "the_commit_of_a_change_is_not_logged": "a restarted member asks those for votes who were removed (found by seed 25488)";
+    "a_sole_voter_leads_in_an_unwritten_term": "a learner gets entries of a term that a power cut makes its only voter lead in twice (Raft §5.2)";
     "promises_leave_before_the_sync": "votes and append answers leave before what they promise is on disk (Raft §5.2)";
     "hard_state_is_not_logged": "term and vote are forgotten by a restart (Raft §5.2)";
     "late_answers_confirm_later_rounds": "a late answer to an old read-index round confirms a newer one (etcd #20418 family)";
@@ -87,7 +88,7 @@ pub fn run(names: &[String], start: u64, budget: u64, jobs: usize, say: &dyn Fn(
             if seeds >= budget || killer.is_some() {
                 break;
             }
-            for profile in [Profile::Default, Profile::Hostile, Profile::Leases] {
+            for profile in [Profile::Default, Profile::Hostile, Profile::Leases, Profile::Small] {
                 let batch = Batch {
                     start: start + round * SEEDS_AT_ONCE,
                     seeds: SEEDS_AT_ONCE,

@@ -20,13 +20,16 @@ pub enum Profile {
     Hostile,
     /// Many leases, some of them long, and the faults that stop a leader without ending it.
     Leases,
+    /// One or two members, which learners and more voters may join: nobody else remembers what a power
+    /// cut takes.
+    Small,
     /// No faults: measures speed and shows that the checkers do not cry wolf.
     Calm,
 }
 
 impl Profile {
     /// All names.
-    pub const NAMES: [&'static str; 5] = ["default", "quick", "hostile", "leases", "calm"];
+    pub const NAMES: [&'static str; 6] = ["default", "quick", "hostile", "leases", "small", "calm"];
 
     /// By name.
     pub fn parse(name: &str) -> Option<Self> {
@@ -35,6 +38,7 @@ impl Profile {
             "quick" => Self::Quick,
             "hostile" => Self::Hostile,
             "leases" => Self::Leases,
+            "small" => Self::Small,
             "calm" => Self::Calm,
             _ => return None,
         })
@@ -47,6 +51,7 @@ impl Profile {
             Self::Quick => "quick",
             Self::Hostile => "hostile",
             Self::Leases => "leases",
+            Self::Small => "small",
             Self::Calm => "calm",
         }
     }
@@ -72,6 +77,8 @@ pub struct Plan {
     pub seed: u64,
     /// Members at the start.
     pub members: usize,
+    /// Every other learner stays one.
+    pub learners_stay: bool,
     /// How long faults go on.
     pub fault_time: Nanos,
     /// Latency of links between members.
@@ -140,13 +147,17 @@ impl Plan {
             _ if random.one_in(8) => 140 * SEC,
             _ => 40 * SEC,
         };
-        let members = *random.pick(&[3, 3, 3, 3, 5]);
+        let members = match profile {
+            Profile::Small => *random.pick(&[1, 1, 1, 1, 2]),
+            _ => *random.pick(&[3, 3, 3, 3, 5]),
+        };
         let fast = random.one_in(2);
         let enabled = draw_enabled(&mut random, profile);
         let small = random.one_in(2);
         let mut plan = Self {
             seed,
             members,
+            learners_stay: profile == Profile::Small,
             fault_time,
             latency: if fast { (50 * US, 500 * US) } else { (200 * US, 10 * MS) },
             client_latency: (30 * US, 300 * US),
@@ -235,6 +246,36 @@ fn draw_enabled(random: &mut Random, profile: Profile) -> BTreeSet<FaultKind> {
             kinds = delaying.to_vec();
             random.shuffle(&mut kinds);
             kinds.truncate(6);
+        }
+        Profile::Small => {
+            // What needs more members to be survived, or is survived in the same way by more, is left out.
+            use FaultKind::{
+                AddLearner, AddVoter, AllDown, CrashLoop, CrashMidOutputs, Delay, DiskFull, Drift, Jump,
+                Kill, Loss, Pause, PowerCut, Reorder, SlowDisk, Sluggish, StuckSync, SyncError, UpdateMember,
+                WriteError,
+            };
+            let rest = [
+                AddVoter,
+                AllDown,
+                CrashLoop,
+                Delay,
+                DiskFull,
+                Drift,
+                Jump,
+                Kill,
+                Loss,
+                Pause,
+                Reorder,
+                Sluggish,
+                StuckSync,
+                SyncError,
+                UpdateMember,
+                WriteError,
+            ];
+            let mut rest = rest.to_vec();
+            random.shuffle(&mut rest);
+            rest.truncate(6);
+            kinds = [AddLearner, PowerCut, CrashMidOutputs, SlowDisk].into_iter().chain(rest).collect();
         }
         Profile::Default | Profile::Quick => {
             random.shuffle(&mut kinds);

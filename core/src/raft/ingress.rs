@@ -38,9 +38,8 @@ pub enum Refused {
 fn is_consistent(message: &Message) -> bool {
     let (mut index, mut term) = (message.index, message.log_term);
     message.entries.iter().all(|entry| {
-        let follows = index.checked_add(1) == Some(entry.index)
-            && term <= entry.term
-            && entry.term <= message.term;
+        let follows =
+            index.checked_add(1) == Some(entry.index) && term <= entry.term && entry.term <= message.term;
         (index, term) = (entry.index, entry.term);
         follows
     })
@@ -61,9 +60,7 @@ fn is_well_formed(message: &Message, kind: MessageType) -> bool {
                 matches!(message.entries.as_slice(), [entry] if !entry.data.is_empty())
             }
             // Every log has term 0 at index 0, and beyond its end.
-            MessageType::MsgAppend => {
-                (message.index == 0 || message.log_term > 0) && is_consistent(message)
-            }
+            MessageType::MsgAppend => (message.index == 0 || message.log_term > 0) && is_consistent(message),
             MessageType::MsgAppendResponse => !message.reject || message.reject_hint <= message.index,
             MessageType::MsgSnapshot => message.get_snapshot().get_metadata().index > 0,
             _ => true,
@@ -158,7 +155,9 @@ mod tests {
         let answer = Message { entries: text(b"q"), ..kind(MessageType::MsgReadIndexResp) };
         let append = kind(MessageType::MsgAppend);
         let rejection = Message { reject: true, index: 4, ..kind(MessageType::MsgAppendResponse) };
-        for fine in [&question, &answer, &append, &rejection, &Message { reject_hint: 4, ..rejection.clone() }] {
+        for fine in
+            [&question, &answer, &append, &rejection, &Message { reject_hint: 4, ..rejection.clone() }]
+        {
             assert_eq!(refused(fine), None, "{fine:?}");
         }
         assert_eq!(refused(&kind(MessageType::MsgTransferLeader)), Some(Refused::Local));

@@ -171,15 +171,24 @@ impl Place {
         self.session.client().watch(keys).no_puts().open_at(self.seen + 1)
     }
 
-    /// Waits for our turn.
-    async fn wait(&mut self, lock_delay: Duration) -> Result<()> {
+    /// Waits for our turn. `ahead` is the lease of who held the place when we got in line: that one, too,
+    /// may be gone before we look for the first time.
+    async fn wait(&mut self, lock_delay: Duration, mut ahead: Option<i64>) -> Result<()> {
         let mut own: Option<Watcher> = None;
         let session = self.session.clone();
         loop {
-            let (key, lease) = match self.look().await? {
-                Turn::Mine => return session.check(),
-                Turn::Gone => return Err(self.gone()),
-                Turn::After { key, lease } => (key, lease),
+            let key = match (self.look().await?, ahead) {
+                (Turn::Gone, _) => return Err(self.gone()),
+                (Turn::Mine, Some(lease)) if !lock_delay.is_zero() => {
+                    self.honour(lock_delay, lease).await?;
+                    ahead = None;
+                    continue;
+                }
+                (Turn::Mine, _) => return session.check(),
+                (Turn::After { key, lease }, _) => {
+                    ahead = Some(lease);
+                    key
+                }
             };
             let mut predecessor = self.watch(&key)?;
             let own_key = match &mut own {
@@ -195,7 +204,7 @@ impl Place {
                     Err(error) => return Err(error),
                 },
                 end = until_deleted(&mut predecessor) => match end {
-                    Ok(()) => self.honour(lock_delay, lease).await?,
+                    Ok(()) => {}
                     Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) => {}
                     Err(error) => return Err(error),
                 },
@@ -205,9 +214,6 @@ impl Place {
 
     /// Gives a predecessor that was lost, rather than left, some time to notice it.
     async fn honour(&self, lock_delay: Duration, lease: i64) -> Result<()> {
-        if lock_delay.is_zero() {
-            return Ok(());
-        }
         let mut backoff = Backoff::default();
         loop {
             self.session.check()?;
@@ -325,17 +331,17 @@ async fn contest(
     mut deliver: oneshot::Sender<Result<Held>>,
 ) {
     let doubts = session.core().doubts();
-    let outcome = match enter(&session, &name, &terms.value, &mut deliver).await {
+    let outcome = match enter(&session, &name, &terms, &mut deliver).await {
         Ok(None) => {
             // Nobody waits any more, and whether the key stands is not known.
             withdraw(&session, &name).await;
             return;
         }
-        Ok(Some(mut place)) => {
+        Ok(Some((mut place, ahead))) => {
             let waited = tokio::select! {
                 biased;
                 () = deliver.closed() => None,
-                waited = place.wait(terms.lock_delay) => Some(waited),
+                waited = place.wait(terms.lock_delay, ahead) => Some(waited),
             };
             let held = Held::new(place, gate);
             match waited {
@@ -360,19 +366,23 @@ async fn contest(
     let _ = deliver.send(outcome);
 }
 
-/// Puts our key. `None` if the caller went away before that was sure.
+/// Puts our key. `None` if the caller went away before that was sure. With the place comes the lease of
+/// who is the first in the line then, if that matters and is not ourselves.
 async fn enter(
     session: &Session,
     name: &str,
-    value: &Bytes,
+    terms: &Terms,
     deliver: &mut oneshot::Sender<Result<Held>>,
-) -> Result<Option<Place>> {
+) -> Result<Option<(Place, Option<i64>)>> {
     let key = key_of(name, session.lease());
-    let txn = Txn::new()
+    let mut txn = Txn::new()
         .when(Compare::absent(key.clone()))
-        .and_then(Put::new(&key, value).lease(session.lease()))
+        .and_then(Put::new(&key, &terms.value).lease(session.lease()))
         .and_then(Get::new(key.clone()))
         .or_else(Get::new(key.clone()));
+    if !terms.lock_delay.is_zero() {
+        txn = txn.and_then(first(name)).or_else(first(name));
+    }
     let doubts = session.core().doubts();
     let mut backoff = Backoff::default();
     loop {
@@ -388,22 +398,25 @@ async fn enter(
             }
             Err(error) => return Err(error),
         };
-        let read = answer.get(if answer.succeeded { 1 } else { 0 }).and_then(|get| get.first());
-        let Some(kv) = read else { continue };
+        let at = usize::from(answer.succeeded);
+        let Some(kv) = answer.get(at).and_then(|get| get.first()) else { continue };
+        let ahead = answer.get(at + 1).and_then(|get| get.first()).filter(|first| first.key != key);
+        let ahead = ahead.map(|first| first.lease);
         if kv.lease != session.lease() {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 format!("somebody else wrote our key in the line key={:?}", kv.key_text()),
             ));
         }
-        return Ok(Some(Place {
+        let place = Place {
             session: session.clone(),
             name: name.to_owned(),
             key,
             created: kv.create_revision,
             seen: answer.header.revision,
             doubtful: session.core().doubts() != doubts,
-        }));
+        };
+        return Ok(Some((place, ahead)));
     }
 }
 

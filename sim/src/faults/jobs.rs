@@ -68,6 +68,9 @@ impl World {
             FaultKind::AddLearner if !full => {
                 let id = self.take_member_id();
                 let mut then = vec![Wish::Promote(id)];
+                if self.plan.learners_stay && random.one_in(2) {
+                    then.clear();
+                }
                 if random.one_in(2) {
                     then.push(Wish::Update(id));
                 }
