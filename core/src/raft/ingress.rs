@@ -61,7 +61,10 @@ fn is_well_formed(message: &Message, kind: MessageType) -> bool {
             }
             // Every log has term 0 at index 0, and beyond its end.
             MessageType::MsgAppend => (message.index == 0 || message.log_term > 0) && is_consistent(message),
-            MessageType::MsgAppendResponse => !message.reject || message.reject_hint <= message.index,
+            // The hint is where the log ends; who asks for a snapshot asks for one of at least that.
+            MessageType::MsgAppendResponse => {
+                !message.reject || message.reject_hint <= message.index.max(message.request_snapshot)
+            }
             MessageType::MsgSnapshot => message.get_snapshot().get_metadata().index > 0,
             _ => true,
         }
@@ -155,9 +158,9 @@ mod tests {
         let answer = Message { entries: text(b"q"), ..kind(MessageType::MsgReadIndexResp) };
         let append = kind(MessageType::MsgAppend);
         let rejection = Message { reject: true, index: 4, ..kind(MessageType::MsgAppendResponse) };
-        for fine in
-            [&question, &answer, &append, &rejection, &Message { reject_hint: 4, ..rejection.clone() }]
-        {
+        let near = Message { reject_hint: 4, ..rejection.clone() };
+        let asks = Message { reject_hint: 9, request_snapshot: 9, ..rejection.clone() };
+        for fine in [&question, &answer, &append, &rejection, &near, &asks] {
             assert_eq!(refused(fine), None, "{fine:?}");
         }
         assert_eq!(refused(&kind(MessageType::MsgTransferLeader)), Some(Refused::Local));

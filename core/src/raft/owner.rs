@@ -113,6 +113,8 @@ pub struct Owner {
     pending_reset: Option<LogPoint>,
     /// A snapshot is being installed, and this write waits for it.
     pub(super) installing: Option<Installing>,
+    /// In which term a snapshot was asked for.
+    pub(super) asked_in_term: u64,
     /// The log is kept from here on for a follower that is getting a snapshot.
     pub(super) kept_from: Option<u64>,
     /// In ticks, from when the count began.
@@ -156,6 +158,7 @@ impl Owner {
             durable_term,
             pending_reset,
             installing: None,
+            asked_in_term: 0,
             kept_from: None,
             election_timeout,
             draws: 0,

@@ -111,6 +111,30 @@ fn a_repair_takes_no_snapshot_that_lacks_what_was_acknowledged() {
 }
 
 #[test]
+fn a_request_for_a_snapshot_ends_with_its_term() {
+    let mut owner = owner(&[1, 2, 3]);
+    let entries = append(&owner, 9, 5);
+    hear(&mut owner, &entries).unwrap();
+    let (_, write) = drain(&mut owner);
+    owner.wal_done(write, &mut Drained::default());
+    assert!(owner.request_snapshot());
+    // An entry of the next leader: refused at first, for the sake of the snapshot.
+    let next = Message {
+        term: 3,
+        index: 9,
+        log_term: 2,
+        entries: vec![Entry { index: 10, term: 3, ..Entry::default() }],
+        ..message(MessageType::MsgAppend)
+    };
+    hear(&mut owner, &next).unwrap();
+    assert_eq!(owner.last_index(), LogIndex(9));
+    assert!(!owner.request_snapshot(), "not before there is an entry of the term");
+    hear(&mut owner, &next).unwrap();
+    assert_eq!(owner.last_index(), LogIndex(10));
+    assert!(owner.request_snapshot());
+}
+
+#[test]
 fn an_answer_about_entries_that_nobody_has_does_not_reach_the_leaders_books() {
     let mut owner = owner(&[1, 2]);
     while owner.role() != Role::Candidate {

@@ -166,8 +166,19 @@ impl Owner {
     }
 
     /// Asks the leader for a snapshot although the log would do, because this member's rows are
-    /// not to be trusted. Says whether the request is on its way.
+    /// not to be trusted. Says whether a new request is on its way.
+    ///
+    /// While one is open, `raft` takes no entries. The next leader may need this member for a quorum,
+    /// and cannot make a snapshot of what it cannot commit: a request ends with its term.
     pub fn request_snapshot(&mut self) -> bool {
-        self.raw.raft.request_snapshot().is_ok()
+        let raft = &mut self.raw.raft;
+        if self.asked_in_term != raft.term {
+            raft.pending_request_snapshot = 0;
+        }
+        let asked = raft.request_snapshot().is_ok();
+        if asked {
+            self.asked_in_term = raft.term;
+        }
+        asked
     }
 }

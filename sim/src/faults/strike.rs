@@ -107,7 +107,13 @@ impl World {
             }
             FaultKind::Kill | FaultKind::PowerCut => {
                 let struck = self.one(random);
-                if kind == FaultKind::PowerCut && random.one_in(2) {
+                if kind == FaultKind::PowerCut && self.plan.learners_stay && random.one_in(2) {
+                    // Twice, so that nothing of the life in between is durable.
+                    self.restart(struck, Stop::PowerCut, lasts / 4);
+                    self.hosts[struck].trouble.stuck_until = self.now + lasts;
+                    self.storm.touched.insert(at, vec![struck]);
+                    self.queue.push(self.now + lasts / 4 * 3, Happening::Step(at));
+                } else if kind == FaultKind::PowerCut && random.one_in(2) {
                     self.hosts[struck].cut_in_sync = Some(lasts);
                 } else {
                     let stop = if kind == FaultKind::Kill { Stop::Kill } else { Stop::PowerCut };
@@ -359,6 +365,12 @@ impl World {
                 }
                 let pause = self.storm.random.spread(MS, SEC);
                 self.queue.push(self.now + pause, Happening::Step(at));
+            }
+            FaultKind::PowerCut => {
+                self.hosts[struck].trouble.stuck_until = self.now;
+                if self.hosts[struck].running.is_some() {
+                    self.restart(struck, Stop::PowerCut, 50 * MS);
+                }
             }
             FaultKind::Rolling => {
                 self.storm.touched.entry(at).or_default().pop();
