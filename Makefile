@@ -201,6 +201,7 @@ sim: build-tools
 	$(SIM) --seeds $(WORLDS) --start $(START)
 	$(SIM) --seeds $$(($(WORLDS) / 4)) --start $(START) --profile hostile
 	$(SIM) --seeds $$(($(WORLDS) / 4)) --start $(START) --profile leases
+	$(SIM) --seeds $$(($(WORLDS) / 4)) --start $(START) --profile small
 
 # Another configuration of the compiler, so a target directory of its own; RocksDB is not part of it.
 mutants:

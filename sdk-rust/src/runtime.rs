@@ -5,6 +5,9 @@
 //! first needed. A forked child inherits the memory but not the threads; it is recognised by its
 //! process id and gets a runtime of its own. There is no lock on that way, because it could have
 //! been held at the moment of the fork.
+//!
+//! Signals are the host program's affair: these threads block them. A signal to the process goes to any
+//! one thread that takes it; were that one of ours, a main thread that waits would not be woken.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -44,6 +47,7 @@ pub fn private() -> Result<Handle> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_name("folkmoot-client")
+        .on_thread_start(leave_signals)
         .enable_all()
         .build()
         .map_err(|error| Error::internal(format!("cannot start threads: {error}")).caused_by(error))?;
@@ -58,6 +62,30 @@ pub fn private() -> Result<Handle> {
             lost.runtime.shutdown_background();
             private()
         }
+    }
+}
+
+/// Blocks what other processes, terminals and timers send. Not what a thread brings upon itself, such as a
+/// bad access, and not what profilers count on getting everywhere.
+fn leave_signals() {
+    const TAKEN: [libc::c_int; 8] = [
+        libc::SIGABRT,
+        libc::SIGBUS,
+        libc::SIGFPE,
+        libc::SIGILL,
+        libc::SIGPROF,
+        libc::SIGSEGV,
+        libc::SIGSYS,
+        libc::SIGTRAP,
+    ];
+    // SAFETY: the set is made by `sigfillset` before it is read, and lives until the calls are over.
+    unsafe {
+        let mut left = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigfillset(left.as_mut_ptr());
+        for signal in TAKEN {
+            libc::sigdelset(left.as_mut_ptr(), signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, left.as_ptr(), std::ptr::null_mut());
     }
 }
 
@@ -93,6 +121,20 @@ mod tests {
         let handle = private().expect("threads can be started");
         let slept = within(&handle, async { tokio::time::sleep(Duration::from_millis(1)).await });
         crate::test_support::block_on(slept);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn signals_are_left_to_the_threads_of_the_host() {
+        let status = private()
+            .expect("threads can be started")
+            .spawn(async { std::fs::read_to_string("/proc/thread-self/status").expect("the kernel tells") });
+        let status = crate::test_support::block_on(status).expect("it was read");
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).expect("a mask");
+        let mask = u64::from_str_radix(mask.trim(), 16).expect("hexadecimal");
+        let blocked = |signal: i32| mask & 1 << (signal - 1) != 0;
+        assert!([libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD].into_iter().all(blocked));
+        assert!(![libc::SIGSEGV, libc::SIGABRT, libc::SIGPROF].into_iter().any(blocked));
     }
 
     #[test]
