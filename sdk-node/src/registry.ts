@@ -1,5 +1,6 @@
 /** The registry: services, their instances, and balancing over them. */
 
+import { inspect } from 'node:util'
 import * as native from '#native'
 import { atOnce, type CallOptions, call } from './call.js'
 import type { Bytes } from './check.js'
@@ -171,7 +172,8 @@ export class Registry {
     }
     const ask = check.maybe(options?.healthCheck, (healthCheck) => {
       check.callable('healthCheck', healthCheck)
-      return (question: number) => void answer(question, healthCheck)
+      const asked: Asked = { healthCheck, warned: false, who: `a health check of the service ${given.service}` }
+      return (question: number) => void answer(question, asked)
     })
     const registered = await call(options, (cancel) => this.#native.register(given, ask, cancel))
     return new Registration(registered, given.service)
@@ -198,15 +200,31 @@ export class Registry {
   }
 }
 
-async function answer(question: number, healthCheck: () => Health | Promise<Health>): Promise<void> {
+interface Asked {
+  healthCheck: () => Health | Promise<Health>
+  /** Whether its last answer was none, so that it is not complained about again and again. */
+  warned: boolean
+  who: string
+}
+
+async function answer(question: number, asked: Asked): Promise<void> {
   let health: Health = 'down'
+  let trouble: string | undefined
   try {
-    const said = await healthCheck()
+    const said = await asked.healthCheck()
     if (HEALTHS.includes(said)) health = said
-  } catch {
-    // Down.
+    else trouble = `answered ${inspect(said)}, which is none of ${HEALTHS.join(', ')}`
+  } catch (thrown) {
+    trouble = `threw ${inspect(thrown)}`
   }
   native.answerProbe(question, health)
+  if (trouble !== undefined && !asked.warned) {
+    process.emitWarning(`${asked.who} ${trouble}; it counts as down.`, {
+      type: 'FolkmootWarning',
+      code: 'FOLKMOOT_HEALTH_CHECK',
+    })
+  }
+  asked.warned = trouble !== undefined
 }
 
 /** What happened to a registration: it was registered again, or somebody else took its id. */

@@ -74,6 +74,8 @@ export class Session extends EventEmitter<SessionEvents> implements AsyncDisposa
   constructor(session: native.Session) {
     super()
     this.#native = session
+    // Whichever way a listener comes.
+    super.on('newListener' as never, (() => this.#follow()) as never)
   }
 
   override on<K extends keyof SessionEvents>(name: K, listener: (...args: SessionEvents[K]) => void): this {
@@ -125,14 +127,18 @@ export class Session extends EventEmitter<SessionEvents> implements AsyncDisposa
     const step = () => {
       const session = self.deref()
       if (session === undefined) return states.stop()
-      for (let state = states.take(); state != null; state = states.take()) {
-        const now = state
-        if (now !== last || LOST.includes(now)) {
-          last = now
-          session.#changed(now as SessionState)
+      try {
+        for (let state = states.take(); state != null; state = states.take()) {
+          const now = state
+          if (now !== last || LOST.includes(now)) {
+            last = now
+            session.#changed(now as SessionState)
+          }
         }
+      } finally {
+        // What a listener throws is the program's affair; the next state is told all the same.
+        if (!states.done()) states.readyWeak(step)
       }
-      if (!states.done()) states.readyWeak(step)
     }
     queueMicrotask(step)
   }
@@ -149,8 +155,11 @@ export class Session extends EventEmitter<SessionEvents> implements AsyncDisposa
       // What is held through it learns of it first.
       this.#lost?.abort(why)
     }
-    this.emit('state', state)
-    if (why !== undefined) this.emit('lost', why)
+    try {
+      this.emit('state', state)
+    } finally {
+      if (why !== undefined) this.emit('lost', why)
+    }
   }
 
   /** The lock of this name. */

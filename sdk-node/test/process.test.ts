@@ -75,6 +75,20 @@ test('a stream that is waited for keeps the process alive until it has something
   assert.equal(code, 0)
 })
 
+test('a listener that throws holds up no other, however it was added', async () => {
+  const { code, out } = await run(`import { Client } from 'folkmoot'
+    const client = await Client.connect({ endpoints: process.env.ENDPOINT })
+    const session = await client.session({ ttl: 5 })
+    process.on('uncaughtException', (error) => console.log(error.message))
+    const lost = new Promise((done) => session.prependListener('lost', done))
+    session.addListener('state', () => { throw new Error('thrown') })
+    await client.leases.revoke(session.lease)
+    console.log((await lost).code)
+    await client.close()`)
+  assert.deepEqual(out.trim().split('\n').sort(), ['SESSION_LOST', 'thrown'])
+  assert.equal(code, 0)
+})
+
 test('both module systems get the same classes', async () => {
   const { code, out } = await run(
     `const { Client, FolkmootError } = require('folkmoot')

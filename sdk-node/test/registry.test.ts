@@ -99,6 +99,32 @@ test('a health check is asked and its answer is told to others', async () => {
   await registration.deregister()
 })
 
+test('a health check that throws or answers nonsense counts as down, and is complained about once', async () => {
+  const registry = client.registry('broken')
+  const warnings: string[] = []
+  const hear = (warning: Error & { code?: string }) => {
+    if (warning.code === 'FOLKMOOT_HEALTH_CHECK') warnings.push(warning.message)
+  }
+  process.on('warning', hear)
+  let asked = 0
+  const registration = await registry.register(
+    { service: 'sick', host: 'h', port: 1 },
+    {
+      healthCheck: () => {
+        asked++
+        if (asked === 1) throw new Error('out of order')
+        return 'splendid' as 'up'
+      },
+    },
+  )
+  await until('it to be down', async () => (await registry.resolve('sick'))[0]?.health === 'down', 30_000)
+  await until('it to be asked again', () => asked > 1, 30_000)
+  await registration.deregister()
+  process.off('warning', hear)
+  assert.equal(warnings.length, 1)
+  assert.match(warnings[0] ?? '', /service sick threw Error: out of order/)
+})
+
 test('a registration comes back when its lease is taken away', async () => {
   const registry = client.registry('again')
   const registration = await registry.register({ service: 's', host: 'h', port: 1, id: 'x' }, { ttl: 5 })

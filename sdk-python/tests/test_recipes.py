@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +34,7 @@ from folkmoot import (
     SessionLost,
     WouldBlock,
 )
+from folkmoot._requests import outward_address
 from folkmoot.sync import Client as SyncClient
 
 from .conftest import Server, eventually
@@ -155,6 +157,28 @@ async def test_a_block_that_is_cancelled_or_fails_by_itself_is_not_lost(client: 
         assert not asyncio.current_task().cancelled()  # type: ignore[union-attr]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="a task does not count its cancellations")
+async def test_a_block_that_is_lost_and_cancelled_from_outside_is_cancelled(client: Client) -> None:
+    async with client.session() as session:
+        entered = asyncio.Event()
+
+        async def work() -> None:
+            async with session.mutex("m").lock() as guard, guard.cancel_on_lost():
+                entered.set()
+                try:
+                    await asyncio.sleep(3600)
+                finally:
+                    # While the loss is on its way out somebody else wants the task to end.
+                    asyncio.current_task().cancel()  # type: ignore[union-attr]
+
+        working = asyncio.ensure_future(work())
+        await asyncio.wait_for(entered.wait(), 20)
+        await client.lease_revoke(session.lease_id)
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(working), 20)
+        assert working.cancelled()
+
+
 async def test_a_broken_lock_is_told_to_its_holder(client: Client) -> None:
     async with client.session() as session:
         with pytest.raises(NotHeld):
@@ -261,6 +285,18 @@ async def test_services_find_each_other(client: Client) -> None:
 
 async def _one(balancer: folkmoot.Balancer) -> bool:
     return len(balancer.instances) == 1
+
+
+async def test_a_registration_may_be_taken_out_within_its_block(client: Client) -> None:
+    registry = client.registry("prod")
+    async with registry.register("users", port=1, id="one", drain=0.05) as registration:
+        await registration.deregister()
+        assert await registry.resolve("users") == ()
+
+
+def test_the_outward_address_is_found_for_every_kind_of_endpoint() -> None:
+    for endpoint in ("127.0.0.1:2379", "http://127.0.0.1:2379", "dns:///127.0.0.1:2379"):
+        assert outward_address([endpoint]) == "127.0.0.1"
 
 
 async def test_foreign_values_in_the_registry_are_no_trouble(client: Client) -> None:
