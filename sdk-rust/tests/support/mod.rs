@@ -236,7 +236,7 @@ pub struct Proxy {
     pub port: u16,
     state: tokio::sync::watch::Sender<Way>,
     carried: Arc<AtomicU64>,
-    held: Arc<AtomicU64>,
+    held: Kept,
     asked: Arc<Asked>,
 }
 
@@ -291,6 +291,9 @@ impl Frames {
     }
 }
 
+/// All bytes that a way has kept.
+type Kept = Arc<std::sync::Mutex<Vec<u8>>>;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     Open,
@@ -309,7 +312,7 @@ impl Proxy {
         let port = listener.local_addr().expect("is bound").port();
         let (state, ways) = tokio::sync::watch::channel(Way::Open);
         let target = server.port;
-        let (carried, held) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let (carried, held) = (Arc::<AtomicU64>::default(), Kept::default());
         let asked = Arc::<Asked>::default();
         let counts = (carried.clone(), held.clone(), asked.clone());
         tokio::spawn(async move {
@@ -324,7 +327,7 @@ impl Proxy {
         client: tokio::net::TcpStream,
         target: u16,
         mut ways: tokio::sync::watch::Receiver<Way>,
-        (carried, held, asked): (Arc<AtomicU64>, Arc<AtomicU64>, Arc<Asked>),
+        (carried, held, asked): (Arc<AtomicU64>, Kept, Arc<Asked>),
     ) {
         if *ways.borrow() == Way::Cut {
             return;
@@ -356,7 +359,7 @@ impl Proxy {
         mut to: tokio::net::tcp::OwnedWriteHalf,
         mut ways: tokio::sync::watch::Receiver<Way>,
         carried: Arc<AtomicU64>,
-        mut held: Option<(Arc<AtomicU64>, Frames)>,
+        mut held: Option<(Kept, Frames)>,
     ) {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let mut buffer = vec![0; 16 << 10];
@@ -390,7 +393,7 @@ impl Proxy {
             match (*ways.borrow(), &held) {
                 (Way::BlackHole, _) => continue,
                 (Way::Hold, Some((held, _))) => {
-                    held.fetch_add(size as u64, Ordering::SeqCst);
+                    held.lock().expect("not poisoned").extend_from_slice(&buffer[..size]);
                     kept.push_back(buffer[..size].to_vec());
                     continue;
                 }
@@ -418,9 +421,15 @@ impl Proxy {
         self.asked.messages.load(Ordering::SeqCst)
     }
 
-    /// Bytes that were kept, so far.
-    pub fn held(&self) -> u64 {
-        self.held.load(Ordering::SeqCst)
+    /// How many bytes were kept so far.
+    pub fn held(&self) -> usize {
+        self.held.lock().expect("not poisoned").len()
+    }
+
+    /// Whether these bytes are among those that were kept after so many.
+    pub fn holds(&self, after: usize, bytes: &[u8]) -> bool {
+        let held = self.held.lock().expect("not poisoned");
+        held[after..].windows(bytes.len()).any(|window| window == bytes)
     }
 
     pub fn set(&self, way: Way) {
