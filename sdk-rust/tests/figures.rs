@@ -83,7 +83,8 @@ async fn hand_over(proxy: &Proxy, next: &mut mpsc::UnboundedReceiver<Guard>) -> 
     (least, turns)
 }
 
-/// Calls that etcd has answered so far; streams are not among them.
+/// Calls that have reached etcd so far; streams are not among them. Not those that it has answered: it may
+/// count one only after the client has had the answer.
 fn calls(server: &Server) -> u64 {
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", server.port)).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
@@ -91,7 +92,7 @@ fn calls(server: &Server) -> u64 {
     stream.read_to_string(&mut text).unwrap();
     let lines = text
         .lines()
-        .filter(|line| line.starts_with("grpc_server_handled_total") && line.contains("grpc_type=\"unary\""));
+        .filter(|line| line.starts_with("grpc_server_started_total") && line.contains("grpc_type=\"unary\""));
     let numbers: Vec<f64> = lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
     assert!(!numbers.is_empty(), "etcd counts its calls");
     numbers.iter().sum::<f64>() as u64
