@@ -172,7 +172,11 @@ export class Registry {
     }
     const ask = check.maybe(options?.healthCheck, (healthCheck) => {
       check.callable('healthCheck', healthCheck)
-      const asked: Asked = { healthCheck, warned: false, who: `a health check of the service ${given.service}` }
+      const asked: Asked = {
+        healthCheck,
+        warned: false,
+        who: `a health check of the service ${given.service}`,
+      }
       return (question: number) => void answer(question, asked)
     })
     const registered = await call(options, (cancel) => this.#native.register(given, ask, cancel))
