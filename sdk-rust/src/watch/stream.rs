@@ -37,6 +37,9 @@ struct Watch {
     renewed: bool,
     /// The newest revision that it has brought, or 0: the store was surely there.
     reached: i64,
+    /// Where the store was known to be when the present stream was asked for it. What was heard of since
+    /// then may be newer than the answer.
+    asked: Option<Mark>,
 }
 
 /// What the stream does after a message.
@@ -280,6 +283,7 @@ impl Stream {
         self.next_wire += 1;
         watch.wire = Some(wire);
         watch.answerable = false;
+        watch.asked = Some(self.core.seen.mark_at(watch.reached));
         self.answers = false;
         let spec = &watch.entry.spec;
         let mut request = pb::WatchCreateRequest {
@@ -318,8 +322,9 @@ impl Stream {
             Command::Open(id, entry) => {
                 // It begins as heard: its consumer has just read the store. If that does not answer now,
                 // the end of this stream says so.
-                self.watches
-                    .insert(id, Watch { entry, wire: None, answerable: false, renewed: false, reached: 0 });
+                let watch =
+                    Watch { entry, wire: None, answerable: false, renewed: false, reached: 0, asked: None };
+                self.watches.insert(id, watch);
                 if self.out.is_some() {
                     self.create(id);
                 }
@@ -412,11 +417,9 @@ impl Stream {
                 // The token was good; another one may run out later.
                 watch.renewed = false;
                 watch.entry.queue.push_heard(true);
-                let (reached, key, end) =
-                    (watch.reached, watch.entry.spec.key.clone(), watch.entry.spec.end.clone());
-                let seen = self.core.seen.mark_at(reached);
-                if seen.is_after(revision) {
-                    self.look(seen, key, end);
+                if let Some(asked) = watch.asked.filter(|asked| asked.is_after(revision)) {
+                    let (key, end) = (watch.entry.spec.key.clone(), watch.entry.spec.end.clone());
+                    self.look(asked, key, end);
                 }
             }
             return Next::GoOn;
