@@ -11,6 +11,9 @@ use crate::transport::options::Options;
 use crate::transport::tls::Tls;
 use crate::transport::{Call, Core, endpoint};
 
+/// A list that changes by hand is not worth more questions.
+const AUTO_SYNC_MIN: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 struct Shared {
     /// Replaced in a forked child.
@@ -76,7 +79,7 @@ impl Client {
     pub(crate) fn core(&self) -> Result<Arc<Core>> {
         let core = self.shared.core.load_full();
         if core.is_foreign() {
-            let fresh = Arc::new(Core::start(core.options.clone())?);
+            let fresh = Core::start(core.options.clone())?;
             self.shared.core.store(fresh.clone());
             // The parent's connections belong to threads that are not here; they are not touched.
             std::mem::forget(core);
@@ -103,6 +106,7 @@ impl Default for ClientBuilder {
             tls: None,
             connect_timeout: Duration::from_secs(2),
             request_timeout: Duration::from_secs(5),
+            auto_sync: None,
             runtime: None,
         };
         Self { endpoints: Vec::new(), namespace: Vec::new(), options }
@@ -153,6 +157,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Asks the members so often who the members are, at least one second apart, and adds those that are
+    /// new to the endpoints that it was given; not done if not said. Members must advertise URLs that this
+    /// client can reach.
+    pub fn auto_sync(mut self, interval: Duration) -> Self {
+        self.options.auto_sync = Some(interval);
+        self
+    }
+
     /// Runs on the caller's tokio runtime instead of two threads of this crate's own. A caller that
     /// keeps that runtime busy for longer than a session's time loses the session.
     ///
@@ -176,7 +188,12 @@ impl ClientBuilder {
         if options.endpoints.is_empty() {
             return Err(Error::invalid("a client needs at least one endpoint"));
         }
-        let core = ArcSwap::from_pointee(Core::start(options)?);
+        if let Some(interval) = options.auto_sync.filter(|interval| *interval < AUTO_SYNC_MIN) {
+            return Err(Error::invalid(format!(
+                "members are asked once a second at most auto_sync={interval:?}"
+            )));
+        }
+        let core = ArcSwap::new(Core::start(options)?);
         Ok(Client { shared: Arc::new(Shared { core }), namespace: Namespace::new(namespace) })
     }
 

@@ -75,8 +75,8 @@ impl Client {
     fn endpoint_index(core: &Core, endpoint: &str) -> Result<usize> {
         let tls = core.options.tls.is_some();
         let url = crate::transport::endpoint::normalize(endpoint, tls)?;
-        let known = core.options.endpoints.iter().position(|known| *known == url);
-        known.ok_or_else(|| Error::invalid(format!("not an endpoint of this client endpoint={endpoint:?}")))
+        core.find(&url)
+            .ok_or_else(|| Error::invalid(format!("not an endpoint of this client endpoint={endpoint:?}")))
     }
 
     /// Asks any member whether it is there.

@@ -149,3 +149,50 @@ async fn s_7_another_leader_by_request_costs_neither_a_lock_nor_an_event() {
         assert!(guard.unlock().await.unwrap());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c_1_all_members_are_replaced_under_a_client_that_was_told_of_one() {
+    for kind in support::kinds() {
+        eprintln!("against {kind:?}");
+        let mut cluster = Cluster::start(kind);
+        let first = cluster.endpoints();
+        connect(first.clone()).await;
+        let client = Client::builder()
+            .endpoints([&cluster.endpoints()[0]])
+            .auto_sync(Duration::from_secs(1))
+            .request_timeout(Duration::from_secs(20))
+            .connect()
+            .await
+            .unwrap();
+        let session = client.session().ttl(Duration::from_secs(30)).open().await.unwrap();
+        let guard = session.mutex("m").lock().await.unwrap();
+        let mut watcher = client.watch("k").open().await.unwrap();
+        for index in 0..3 {
+            // Of a member that it was not told of it has learned from the others.
+            let others = cluster.endpoints();
+            for endpoint in &others {
+                eventually("a member that was learned", async || client.status(endpoint).await.ok()).await;
+            }
+            cluster.replace(&client, index).await;
+            let fresh = &cluster.endpoints()[index];
+            eventually("the new member", async || client.status(fresh).await.ok()).await;
+            let revision = eventually("a write", async || client.put("k", index.to_string()).await.ok())
+                .await
+                .header
+                .revision;
+            while soon("the event", watcher.next()).await.unwrap().unwrap().revision < revision {}
+            guard.txn().put("d", "").commit().await.expect("the lock is kept");
+        }
+        // Nobody who was there at first is there any more.
+        let old = Client::builder().endpoints(first).request_timeout(Duration::from_secs(1));
+        assert!(old.connect().await.is_err());
+        assert!(guard.unlock().await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn c_1_members_that_are_asked_too_often_are_not_asked() {
+    let often = Client::builder().endpoints(["127.0.0.1:1"]).auto_sync(Duration::from_millis(999));
+    let error = often.connect_lazy().unwrap_err();
+    assert!(error.to_string().contains("auto_sync=999ms"), "{error}");
+}

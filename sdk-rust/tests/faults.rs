@@ -207,6 +207,8 @@ on_each! {
     async fn s_2b_w_7_keepalives_and_watches_leave_a_way_that_has_become_silent(server) {
         let direct = server.client().await;
         let (ways, client) = two_ways(&server).await;
+        // On the same stream, and for long in no hurry.
+        let long = client.session().ttl(Duration::from_secs(600)).open().await.unwrap();
         let session = client.session().ttl(Duration::from_secs(9)).open().await.unwrap();
         let guard = session.mutex("m").lock().await.unwrap();
         let mut watcher = client.watch("k").open().await.unwrap();
@@ -221,6 +223,7 @@ on_each! {
             // Longer than the session lives without keepalives.
             tokio::time::sleep(Duration::from_secs(10)).await;
             session.check().expect("kept on the other way");
+            long.check().expect("kept as well");
             way.drop_connections().await;
         }
         guard.txn().put("d", "").commit().await.unwrap();

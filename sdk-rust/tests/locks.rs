@@ -37,6 +37,33 @@ on_each! {
         two.mutex("m").try_lock().await.unwrap().unlock().await.unwrap();
     }
 
+    async fn m_1_what_is_forgotten_is_held_until_the_session_ends(server) {
+        let client = server.client().await;
+        let (one, two) = (session(&client).await, session(&client).await);
+        one.mutex("m").lock().await.unwrap().forget();
+        assert_eq!(one.mutex("m").try_lock().await.unwrap_err().kind(), ErrorKind::WouldBlock);
+        let own = one.clone();
+        let again = tokio::spawn(async move { own.mutex("m").lock().await });
+        let other = tokio::spawn(async move { two.mutex("m").lock().await });
+        waiters(&client, "m/", 2).await;
+        one.close().await.unwrap();
+        assert_eq!(soon("the refusal", again).await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
+        soon("the lock", other).await.unwrap().unwrap().unlock().await.unwrap();
+    }
+
+    async fn e_2_a_campaign_that_finds_a_key_of_its_session_proclaims_its_own_value(server) {
+        let client = server.client().await;
+        let session = session(&client).await;
+        // As an earlier campaign that was given up, and whose request arrives only now.
+        let late = format!("e/{:x}", session.lease());
+        client.put_with(Put::new(&late, "old").lease(session.lease())).await.unwrap();
+        let lead = session.election("e").campaign("new").await.unwrap();
+        assert_eq!(client.leader("e").await.unwrap().unwrap().value, "new");
+        lead.proclaim("newer").await.unwrap();
+        assert_eq!(client.leader("e").await.unwrap().unwrap().value, "newer");
+        assert!(lead.resign().await.unwrap());
+    }
+
     async fn m_2_holders_take_turns_in_the_order_in_which_they_asked(server) {
         let client = server.client().await;
         let first = session(&client).await.mutex("m").lock().await.unwrap();

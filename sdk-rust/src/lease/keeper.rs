@@ -104,6 +104,8 @@ struct Connection {
     index: usize,
     orders: mpsc::UnboundedSender<pb::LeaseKeepAliveRequest>,
     reader: AbortHandle,
+    /// When it last answered.
+    heard: Option<BootInstant>,
 }
 
 impl Drop for Connection {
@@ -120,6 +122,17 @@ struct Entry {
     unanswered: VecDeque<BootInstant>,
     /// The oldest unanswered one has been repeated elsewhere.
     repeated: bool,
+}
+
+impl Entry {
+    /// Whether nothing at all has come back on a connection since a third of this lease's time, although it
+    /// was asked: the connection is worth nothing. One lease is enough to tell, because the others may be
+    /// much longer and the time until they are overdue too long for this one.
+    fn finds_dead(&self, heard: Option<BootInstant>, now: BootInstant) -> bool {
+        self.unanswered.front().is_some_and(|sent| {
+            now.since(*sent) >= self.vital.ttl / 3 && heard.is_none_or(|heard| heard < *sent)
+        })
+    }
 }
 
 struct Stream {
@@ -237,12 +250,7 @@ impl Stream {
                 self.core.handle.spawn(once);
             }
         }
-        // Nothing at all came back for half a lease's time: the connection is worth nothing.
-        let dead = !self.entries.is_empty()
-            && self.entries.values().all(|entry| {
-                entry.unanswered.front().is_some_and(|sent| now.since(*sent) >= entry.vital.ttl / 3)
-            });
-        if dead {
+        if self.entries.values().any(|entry| entry.finds_dead(connection.heard, now)) {
             self.core.failed(connection.index);
             self.down();
         }
@@ -289,7 +297,8 @@ impl Stream {
                 }
             }
         });
-        self.connection = Some(Connection { number, index, orders, reader: reader.abort_handle() });
+        let reader = reader.abort_handle();
+        self.connection = Some(Connection { number, index, orders, reader, heard: None });
     }
 
     fn down(&mut self) {
@@ -311,6 +320,9 @@ impl Stream {
                 self.backoff.reset();
                 self.renewing = false;
                 let now = BootInstant::now();
+                if let Some(connection) = &mut self.connection {
+                    connection.heard = Some(now);
+                }
                 let mark = self.core.seen.mark();
                 if self.core.judge(answer.header.as_ref(), mark, Consistency::Unordered) == Verdict::Reset {
                     return;
@@ -402,4 +414,25 @@ fn give_up(core: &Arc<Core>, vital: &Arc<Vital>) {
         let outcome = super::revoke(&core, lease, Some(ttl)).await;
         tracing::debug!(lease, ?outcome, "a lost lease was given up");
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> BootInstant {
+        BootInstant::from_nanos(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn s_2b_a_connection_is_dead_if_nothing_came_back_for_a_third_of_one_lease() {
+        let vital = Arc::new(Vital::new(7, Duration::from_secs(9), at(0)));
+        let mut entry = Entry { vital, due: at(3), unanswered: VecDeque::new(), repeated: false };
+        assert!(!entry.finds_dead(None, at(100)), "nothing was asked");
+        entry.unanswered.extend([at(3), at(6)]);
+        assert!(!entry.finds_dead(None, at(5)));
+        assert!(entry.finds_dead(None, at(6)));
+        assert!(entry.finds_dead(Some(at(2)), at(6)), "what was heard before does not count");
+        assert!(!entry.finds_dead(Some(at(4)), at(6)), "it answers others, if slowly");
+    }
 }

@@ -127,6 +127,15 @@ impl Place {
         Ok(turn(answer.succeeded, answer.get(0).and_then(|get| get.first())))
     }
 
+    /// Replaces what an earlier contest of this session says in the key that this one has found. If the key
+    /// is gone or says something newer, whoever waits for the turn sees that.
+    async fn say(&mut self, modified: i64, value: &Bytes) -> Result<()> {
+        let same = Compare::mod_revision(self.key.clone(), Is::Equal, modified);
+        let put = Put::new(&self.key, value).lease(self.session.lease());
+        let txn = Txn::new().when(self.stands()).when(same).and_then(put);
+        persist(&self.session, &txn).await.map(drop)
+    }
+
     fn gone(&self) -> Error {
         let key = String::from_utf8_lossy(&self.key).into_owned();
         Error::new(
@@ -144,25 +153,12 @@ impl Place {
                 Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) => {}
                 end => return end,
             }
-            let answer = place.read_key().await?;
+            let answer = read_key(&place.session, &place.key).await?;
             if answer.first().is_none_or(|kv| kv.create_revision != place.created) {
                 return Ok(());
             }
             // It stands; what was compacted away is of no interest.
             place.seen = answer.header.revision;
-        }
-    }
-
-    /// Reads the key. That the store does not answer for a while does not mean that the key is gone; that
-    /// the session is lost does, and whoever waits for this hears of that, too.
-    async fn read_key(&self) -> Result<GetResponse> {
-        let mut backoff = Backoff::default();
-        loop {
-            self.session.check()?;
-            match self.session.client().get(Get::new(self.key.clone())).await {
-                Err(error) if is_passing(&error) => backoff.wait().await,
-                answer => return answer,
-            }
         }
     }
 
@@ -273,9 +269,12 @@ impl Held {
         leaving.await.map_err(|error| Error::internal(format!("a release ended: {error}")))?
     }
 
-    /// Keeps the key in the store until the session ends, whatever happens to this value.
+    /// Keeps the key in the store until the session ends, whatever happens to this value; other tasks of
+    /// this session wait until then, as everybody else does.
     pub fn forget(mut self) {
-        self.place = None;
+        if let (Some(place), Some(gate)) = (self.place.take(), self.gate.take()) {
+            place.session.keep_gate(gate);
+        }
     }
 }
 
@@ -408,7 +407,7 @@ async fn enter(
                 format!("somebody else wrote our key in the line key={:?}", kv.key_text()),
             ));
         }
-        let place = Place {
+        let mut place = Place {
             session: session.clone(),
             name: name.to_owned(),
             key,
@@ -416,6 +415,9 @@ async fn enter(
             seen: answer.header.revision,
             doubtful: session.core().doubts() != doubts,
         };
+        if kv.value != terms.value {
+            place.say(kv.mod_revision, &terms.value).await?;
+        }
         return Ok(Some((place, ahead)));
     }
 }
@@ -423,13 +425,42 @@ async fn enter(
 /// Deletes our key in the line, whichever it is, and also if it comes later.
 pub(crate) async fn withdraw(session: &Session, name: &str) {
     let key = key_of(name, session.lease());
-    let txn =
-        Txn::new().when(Compare::lease(key.clone(), Is::Equal, session.lease())).and_then(Delete::new(key));
-    let outcome = persist(session, &txn).await;
-    if let Ok(answer) = &outcome {
-        sweep(session, name, answer.header.revision);
+    let outcome = delete_own(session, &key).await;
+    if let Ok(revision) = &outcome {
+        sweep(session, name, *revision);
     }
     tracing::debug!(?outcome, name, "a place in a line was withdrawn");
+}
+
+/// Deletes the key if it is ours. Answers up to where the store was read.
+///
+/// Each request names the key's revision: one that a member held up for long must not delete the key of a
+/// later contest.
+async fn delete_own(session: &Session, key: &Bytes) -> Result<i64> {
+    loop {
+        let answer = read_key(session, key).await?;
+        let Some(kv) = answer.first().filter(|kv| kv.lease == session.lease()) else {
+            return Ok(answer.header.revision);
+        };
+        let stands = Compare::create_revision(key.clone(), Is::Equal, kv.create_revision);
+        let answer = persist(session, &Txn::new().when(stands).and_then(Delete::new(key.clone()))).await?;
+        if answer.succeeded {
+            return Ok(answer.header.revision);
+        }
+    }
+}
+
+/// Reads a key. That the store does not answer for a while does not mean that the key is gone; that the
+/// session is lost does, and whoever waits for this hears of that, too.
+async fn read_key(session: &Session, key: &Bytes) -> Result<GetResponse> {
+    let mut backoff = Backoff::default();
+    loop {
+        session.check()?;
+        match session.client().get(Get::new(key.clone())).await {
+            Err(error) if is_passing(&error) => backoff.wait().await,
+            answer => return answer,
+        }
+    }
 }
 
 /// Has our key deleted, should it come after this revision and outside of any contest: from a request
@@ -512,12 +543,16 @@ impl Sweeper {
 
     /// Deletes the key, unless a contest has it or had it.
     async fn tidy(&self, kv: &KeyValue) -> Result<()> {
-        let Some(session) = self.session.upgrade() else { return Ok(()) };
+        let Some(gate) = self.session.upgrade().map(|session| session.gate(&self.name)) else {
+            return Ok(());
+        };
         if kv.lease != self.lease {
             return Ok(());
         }
-        // A contest takes over a key that it finds, and leaves none behind.
-        let _alone = session.gate(&self.name).lock_owned().await;
+        // A contest takes over a key that it finds, and leaves none behind. The session is not kept while
+        // this waits: a lock that was forgotten lasts as long as the session.
+        let _alone = gate.lock_owned().await;
+        let Some(session) = self.session.upgrade() else { return Ok(()) };
         let stands = Compare::create_revision(self.key.clone(), Is::Equal, kv.create_revision);
         let txn = Txn::new().when(stands).and_then(Delete::new(self.key.clone()));
         let late = persist(&session, &txn).await?.succeeded;

@@ -18,7 +18,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::Instant;
 
 pub(crate) use self::vital::Vital;
@@ -90,6 +90,7 @@ impl SessionBuilder {
             vital,
             kept: Mutex::new(Some(kept)),
             gates: Mutex::default(),
+            forgotten: Mutex::default(),
             sweeps: Mutex::default(),
         };
         Ok(Session { inner: Arc::new(inner) })
@@ -104,6 +105,8 @@ struct Inner {
     kept: Mutex<Option<Kept>>,
     /// Tasks of one session would otherwise share each other's locks, because the key is the same.
     gates: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Of locks and leaderships that last as long as the session.
+    forgotten: Mutex<Vec<OwnedMutexGuard<()>>>,
     /// Lines that are swept, and until when.
     sweeps: Mutex<HashMap<String, Instant>>,
 }
@@ -222,6 +225,11 @@ impl Session {
     /// Notes until when the line of this name is to be swept. Answers whether nobody sweeps it yet.
     pub(crate) fn begin_sweep(&self, name: &str, until: Instant) -> bool {
         self.inner.sweeps.lock().insert(name.to_owned(), until).is_none()
+    }
+
+    /// Keeps a gate closed for as long as the session lasts.
+    pub(crate) fn keep_gate(&self, gate: OwnedMutexGuard<()>) {
+        self.inner.forgotten.lock().push(gate);
     }
 
     /// The gate that lets one task of this session at a time contend for a name.

@@ -1,13 +1,13 @@
 //! The shared heart of a client: connections, health, token, what was seen of the store.
 
 use std::future::Future;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use folkmoot_proto::etcdserverpb as pb;
 use folkmoot_proto::etcdserverpb::auth_client::AuthClient;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -117,7 +117,9 @@ pub(crate) struct Core {
     pid: u32,
     pub handle: Handle,
     pub options: Options,
-    links: Vec<Link>,
+    /// Given ones first, in their order; others are added behind and never taken out, so that an index
+    /// means the same for as long as the client lives.
+    links: RwLock<Vec<Link>>,
     pool: Mutex<Pool>,
     token: TokenStore,
     pub seen: Seen,
@@ -132,7 +134,7 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub fn start(options: Options) -> Result<Self> {
+    pub fn start(options: Options) -> Result<Arc<Self>> {
         let handle = match &options.runtime {
             Some(handle) => handle.clone(),
             None => runtime::private()?,
@@ -142,11 +144,11 @@ impl Core {
             options.endpoints.iter().map(|url| link(url, &options)).collect::<Result<Vec<_>>>()?
         };
         let pool = Mutex::new(Pool::new(links.len(), rand::random_range(0..links.len())));
-        Ok(Self {
+        let core = Arc::new(Self {
             pid: runtime::pid(),
             handle,
             options,
-            links,
+            links: RwLock::new(links),
             pool,
             token: TokenStore::default(),
             seen: Seen::default(),
@@ -155,7 +157,35 @@ impl Core {
             doubts: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             closing: watch::Sender::new(false),
-        })
+        });
+        if let Some(interval) = core.options.auto_sync {
+            core.handle.spawn(super::sync::follow(Arc::downgrade(&core), interval));
+        }
+        Ok(core)
+    }
+
+    /// Takes the members to be these, by their URLs. Those that the client was given stay, whatever the
+    /// members say of themselves: it may reach them by a name that they do not know.
+    pub fn set_members(&self, urls: &[String]) {
+        let _entered = self.handle.enter();
+        let mut links = self.links.write();
+        let mut pool = self.pool.lock();
+        for (index, link) in links.iter().enumerate().skip(self.options.endpoints.len()) {
+            pool.retire(index, !urls.iter().any(|url| **url == *link.name));
+        }
+        for url in urls {
+            if links.iter().any(|link| *link.name == **url) {
+                continue;
+            }
+            match link(url, &self.options) {
+                Ok(link) => {
+                    tracing::info!(url, "a member was added to those that are asked");
+                    links.push(link);
+                    pool.add();
+                }
+                Err(error) => tracing::warn!(%error, "a member's URL is of no use"),
+            }
+        }
     }
 
     /// Whether this is another process than the one it was made in.
@@ -194,13 +224,18 @@ impl Core {
     }
 
     /// A member to open a stream at.
-    pub fn pick(&self, avoid: Option<usize>) -> (usize, &Link) {
+    pub fn pick(&self, avoid: Option<usize>) -> (usize, Link) {
         let index = self.pool.lock().pick(BootInstant::now(), avoid);
-        (index, &self.links[index])
+        (index, self.link(index))
     }
 
-    pub fn link(&self, index: usize) -> &Link {
-        &self.links[index]
+    pub fn link(&self, index: usize) -> Link {
+        self.links.read()[index].clone()
+    }
+
+    /// The link of this URL.
+    pub fn find(&self, url: &str) -> Option<usize> {
+        self.links.read().iter().position(|link| *link.name == *url)
     }
 
     pub fn succeeded(&self, index: usize) {
@@ -266,7 +301,7 @@ impl Core {
                 Some(index) => index,
                 None => self.pick(avoid).0,
             };
-            let link = &self.links[index];
+            let link = self.link(index);
             let mut request = Request::new(message.clone());
             let token = self.token.current();
             if let Some(token) = &token {
@@ -277,7 +312,7 @@ impl Core {
             // A member that accepts and says nothing must not use up all the time there is.
             let patience = match call.safety {
                 Safety::Once => left,
-                _ if self.links.len() == 1 || call.only.is_some() => left,
+                _ if call.only.is_some() || self.pool.lock().len() == 1 => left,
                 _ => left.min((left / 2).max(ATTEMPT_MIN)),
             };
             let answer = tokio::time::timeout(patience, rpc(link.channel.clone(), request)).await;
@@ -289,7 +324,7 @@ impl Core {
                         Verdict::Fine => return Ok(response),
                         Verdict::Stale => {
                             stale += 1;
-                            if stale > 2 * self.links.len() {
+                            if stale > 2 * self.pool.lock().len() {
                                 let text = "every member that answered is behind what was seen before";
                                 return Err(Error::new(ErrorKind::StaleRead, text).at(&link.name));
                             }

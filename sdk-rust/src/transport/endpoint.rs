@@ -3,6 +3,7 @@
 //! Names are resolved afresh at every connect, because an address that was right once says nothing
 //! about the next time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
@@ -22,7 +23,7 @@ const WINDOW_BYTES: u32 = 1 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     /// For errors and logs.
-    pub name: String,
+    pub name: Arc<str>,
     pub channel: Channel,
 }
 
@@ -67,7 +68,7 @@ pub(crate) fn link(url: &str, options: &Options) -> Result<Link> {
     if url.starts_with("https://") {
         endpoint = super::tls::apply(endpoint, options.tls.as_ref(), invalid)?;
     }
-    Ok(Link { name: url.to_owned(), channel: endpoint.connect_lazy() })
+    Ok(Link { name: url.into(), channel: endpoint.connect_lazy() })
 }
 
 #[cfg(test)]

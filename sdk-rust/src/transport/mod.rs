@@ -9,6 +9,7 @@ pub(crate) mod options;
 mod pool;
 mod seen;
 pub(crate) mod status;
+mod sync;
 pub(crate) mod tls;
 mod token;
 

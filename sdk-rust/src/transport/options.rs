@@ -15,6 +15,8 @@ pub(crate) struct Options {
     pub connect_timeout: Duration,
     /// For calls that do not wait by design.
     pub request_timeout: Duration,
+    /// How often the members are asked who the members are.
+    pub auto_sync: Option<Duration>,
     /// The caller's runtime, if the client shall run there.
     pub runtime: Option<tokio::runtime::Handle>,
 }

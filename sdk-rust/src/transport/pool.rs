@@ -18,6 +18,8 @@ struct Slot {
     /// Ejections since the last success.
     ejections: u32,
     ejected_until: Option<BootInstant>,
+    /// It is no member any more.
+    retired: bool,
 }
 
 impl Slot {
@@ -43,7 +45,8 @@ impl Pool {
     /// The next member in turn that is in use; `avoid` only if there is no other.
     pub fn pick(&mut self, now: BootInstant, avoid: Option<usize>) -> usize {
         let count = self.slots.len();
-        let in_turn = (0..count).map(|step| (self.turn + step) % count);
+        let in_turn =
+            (0..count).map(|step| (self.turn + step) % count).filter(|index| !self.slots[*index].retired);
         let healthy = |index: &usize| !self.slots[*index].is_ejected(now);
         let chosen = in_turn
             .clone()
@@ -57,14 +60,32 @@ impl Pool {
         chosen
     }
 
+    /// How many are in use, and those that are left alone for a while.
+    pub fn len(&self) -> usize {
+        self.slots.iter().filter(|slot| !slot.retired).count()
+    }
+
+    /// One more, behind the others.
+    pub fn add(&mut self) {
+        self.slots.push(Slot::default());
+    }
+
+    /// Takes a member out for good, or back in. The last one stays.
+    pub fn retire(&mut self, index: usize, retired: bool) {
+        if !retired || self.len() > 1 {
+            self.slots[index].retired = retired;
+        }
+    }
+
     /// It answered, with whatever.
     pub fn succeeded(&mut self, index: usize) {
-        self.slots[index] = Slot::default();
+        self.slots[index] = Slot { retired: self.slots[index].retired, ..Slot::default() };
     }
 
     /// It could not be reached, or did not answer.
     pub fn failed(&mut self, index: usize, now: BootInstant) {
-        let others = (0..self.slots.len()).any(|other| other != index && !self.slots[other].is_ejected(now));
+        let in_use = |slot: &Slot| !slot.retired && !slot.is_ejected(now);
+        let others = (0..self.slots.len()).any(|other| other != index && in_use(&self.slots[other]));
         let slot = &mut self.slots[index];
         slot.failures += 1;
         if slot.failures >= FAILURES_MAX && others {
@@ -128,6 +149,23 @@ mod tests {
         }
         assert!(pool.slots[0].is_ejected(at(29)));
         assert!(!pool.slots[0].is_ejected(at(30)));
+    }
+
+    #[test]
+    fn c_1_members_come_and_go_and_one_stays() {
+        let mut pool = Pool::new(2, 0);
+        pool.add();
+        assert_eq!([0, 1, 2, 0].map(|_| pool.pick(at(0), None)), [0, 1, 2, 0]);
+        pool.retire(1, true);
+        pool.succeeded(1);
+        assert_eq!([0; 4].map(|_| pool.pick(at(0), None)), [2, 0, 2, 0], "an answer does not bring it back");
+        pool.retire(0, true);
+        pool.retire(2, true);
+        assert_eq!((pool.len(), pool.pick(at(0), Some(2))), (1, 2));
+        (0..5).for_each(|_| pool.failed(2, at(0)));
+        assert_eq!(pool.pick(at(0), None), 2, "whoever is gone is no reason to take out the last one");
+        pool.retire(1, false);
+        assert_eq!(pool.pick(at(0), Some(2)), 1);
     }
 
     #[test]

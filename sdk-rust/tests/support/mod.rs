@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use folkmoot_client::Client;
+use folkmoot_client::{Client, ErrorKind, Member};
 use tempfile::TempDir;
 
 /// How long anything may take that has to come in the end.
@@ -94,8 +94,15 @@ impl Server {
     }
 
     fn spawn(kind: Kind, folder: &TempDir, port: u16, peer: u16) -> Child {
-        let mut child =
-            Self::launch(kind, folder, port, peer, "default", &format!("default=http://127.0.0.1:{peer}"));
+        let mut child = Self::launch(
+            kind,
+            folder,
+            port,
+            peer,
+            "default",
+            &format!("default=http://127.0.0.1:{peer}"),
+            "new",
+        );
         let until = Instant::now() + PATIENCE;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < until, "the server never listened");
@@ -105,7 +112,15 @@ impl Server {
         child
     }
 
-    fn launch(kind: Kind, folder: &TempDir, port: u16, peer: u16, name: &str, all: &str) -> Child {
+    fn launch(
+        kind: Kind,
+        folder: &TempDir,
+        port: u16,
+        peer: u16,
+        name: &str,
+        all: &str,
+        state: &str,
+    ) -> Child {
         let (url, peer_url) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
         let mut command = match kind {
             Kind::Etcd => Command::new("etcd"),
@@ -118,7 +133,7 @@ impl Server {
         command
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
             .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
-            .args(["--name", name, "--initial-cluster", all])
+            .args(["--name", name, "--initial-cluster", all, "--initial-cluster-state", state])
             .arg("--data-dir")
             .arg(folder.path().join("data"))
             .stdout(Stdio::null())
@@ -194,7 +209,7 @@ impl Cluster {
         let all = peers.join(",");
         let members = places.iter().enumerate().map(|(n, (port, peer))| {
             let folder = tempfile::tempdir().expect("there is room for a folder");
-            let child = Server::launch(kind, &folder, *port, *peer, &format!("m{n}"), &all);
+            let child = Server::launch(kind, &folder, *port, *peer, &format!("m{n}"), &all, "new");
             Server { kind, child, port: *port, folder, peer: *peer }
         });
         Self { members: members.collect(), all }
@@ -215,7 +230,44 @@ impl Cluster {
     pub fn restart(&mut self, index: usize) {
         let member = &mut self.members[index];
         let (kind, port, peer) = (member.kind, member.port, member.peer);
-        member.child = Server::launch(kind, &member.folder, port, peer, &format!("m{index}"), &self.all);
+        let name = format!("m{index}");
+        member.child = Server::launch(kind, &member.folder, port, peer, &name, &self.all, "new");
+    }
+
+    /// Removes a member for good and starts a new one in its place, elsewhere. Answers once both are done.
+    pub async fn replace(&mut self, client: &Client, index: usize) {
+        let old = &self.members[index];
+        let (kind, url) = (old.kind, format!("http://127.0.0.1:{}", old.peer));
+        let id = eventually("the member", async || {
+            let members = client.members().await.ok()?;
+            members.iter().find(|member| member.peer_urls[0] == url).map(|member| member.id)
+        })
+        .await;
+        eventually("its removal", async || match client.member_remove(id).await {
+            Ok(_) => Some(()),
+            Err(error) => (error.kind() == ErrorKind::NotFound).then_some(()),
+        })
+        .await;
+        self.members[index].kill();
+        let (port, peer) = (free_port(), free_port());
+        let url = format!("http://127.0.0.1:{peer}");
+        let members = eventually("the new member", async || {
+            // A first attempt may have been applied although it failed.
+            drop(client.member_add(vec![url.clone()], false).await);
+            let members = client.members().await.ok()?;
+            members.iter().any(|member| member.peer_urls[0] == url).then_some(members)
+        })
+        .await;
+        let name = format!("m{index}-{port}");
+        let called = |member: &Member| match member.name.as_str() {
+            "" => name.clone(),
+            name => name.to_owned(),
+        };
+        let all: Vec<String> =
+            members.iter().map(|member| format!("{}={}", called(member), member.peer_urls[0])).collect();
+        let folder = tempfile::tempdir().expect("there is room for a folder");
+        let child = Server::launch(kind, &folder, port, peer, &name, &all.join(","), "existing");
+        self.members[index] = Server { kind, child, port, folder, peer };
     }
 }
 
