@@ -19,8 +19,8 @@ async fn main() -> Result<()> {
         }
     };
     let election = session.election("jobs/example");
-    let leading = election.run(name, |token| async move {
-        println!("leading, token {}", token.revision);
+    let leading = election.run(name, |tenure| async move {
+        println!("leading, token {}", tenure.token().revision);
         tokio::time::sleep(Duration::from_secs(2)).await;
     });
     tokio::select! {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use folkmoot_client::{Client, Compare, ErrorKind, Get, Is, LeaderEvent, Put, Session};
+use folkmoot_client::{Client, Compare, ErrorKind, Get, Is, LeaderEvent, Put, Session, SessionState};
 use futures_util::StreamExt as _;
 use support::{Proxy, Way, eventually, soon};
 
@@ -314,7 +314,7 @@ on_each! {
     async fn e_6_work_runs_while_leading_and_is_dropped_on_loss(server) {
         let client = server.client().await;
         let session = session(&client).await;
-        let done = session.election("e").run("me", |token| async move { token.revision }).await.unwrap();
+        let done = session.election("e").run("me", |tenure| async move { tenure.token().revision }).await.unwrap();
         assert!(done > 0);
         assert_eq!(count(&client, "e/").await, 0);
         let lease = session.lease();
@@ -324,6 +324,57 @@ on_each! {
         waiters(&client, "e/", 1).await;
         client.delete(format!("e/{lease:x}")).await.unwrap();
         assert_eq!(soon("the loss", endless).await.unwrap().unwrap_err().kind(), ErrorKind::NotLeader);
+    }
+
+    async fn e_6_who_has_led_stands_again_behind_the_others(server) {
+        let client = server.client().await;
+        let (order, mut turns) = tokio::sync::mpsc::unbounded_channel();
+        let mut tasks = Vec::new();
+        for name in ["a", "b"] {
+            let (session, order) = (session(&client).await, order.clone());
+            tasks.push((session.lease(), tokio::spawn(async move {
+                session.election("e").run_repeatedly(name, |tenure| {
+                    let order = order.clone();
+                    async move {
+                        // Refused in the end, when whoever reads them has seen enough.
+                        if tenure.txn().put("work", name).commit().await.is_ok() {
+                            let _ = order.send((name, tenure.token().revision));
+                        }
+                    }
+                }).await
+            })));
+        }
+        let mut seen = Vec::new();
+        while !["a", "b"].iter().all(|name| seen.iter().filter(|(by, _)| by == name).count() >= 3) {
+            seen.push(soon("a turn", turns.recv()).await.unwrap());
+        }
+        assert!(seen.is_sorted_by(|a, b| a.1 < b.1), "tokens grow: {seen:?}");
+        for (lease, task) in tasks {
+            client.lease_revoke(lease).await.unwrap();
+            assert_eq!(soon("the end", task).await.unwrap().kind(), ErrorKind::SessionLost);
+        }
+    }
+
+    async fn e_6_a_leader_hears_that_the_store_is_silent_before_it_is_lost(server) {
+        let proxy = Proxy::start(&server).await;
+        let client = support::client(&proxy.endpoint()).await;
+        let session = session(&client).await;
+        let (led, leads) = tokio::sync::oneshot::channel();
+        let own = session.clone();
+        let work = tokio::spawn(async move {
+            own.election("e").run("me", |tenure| async move {
+                // Is waited for below.
+                let _ = led.send(());
+                tenure.suspended().await;
+                tenure.check()
+            }).await
+        });
+        soon("the leadership", leads).await.unwrap();
+        proxy.set(Way::Cut);
+        eventually("the silence", async || (session.state() == SessionState::Suspended).then_some(())).await;
+        proxy.set(Way::Open);
+        // It still counted when the work stopped, and is resigned.
+        soon("the end of the work", work).await.unwrap().unwrap().unwrap();
     }
 
     async fn etcdctl_queues_with_our_mutex_both_ways_round(server) {

@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kv::{
     Compare, Delete, EventKind, Get, GetResponse, Is, KeyValue, Keys, Order, Put, SortBy, Txn, TxnResponse,
 };
-use crate::session::{Session, WeakSession};
+use crate::session::{LostReason, Session, WeakSession};
 use crate::watch::Watcher;
 
 /// How long a request whose answer was lost may still arrive: longer than a kernel goes on sending
@@ -94,9 +94,19 @@ async fn persist(session: &Session, txn: &Txn) -> Result<TxnResponse> {
         session.check()?;
         match session.client().commit_idempotent(txn.clone()).await {
             Err(error) if is_passing(&error) => backoff.wait().await,
-            answer => return answer,
+            Err(error) => return Err(or_lost(session, error)),
+            Ok(answer) => return Ok(answer),
         }
     }
+}
+
+/// That the lease is gone is that the session is lost, whoever hears of it first.
+fn or_lost(session: &Session, error: Error) -> Error {
+    if error.kind() != ErrorKind::LeaseNotFound {
+        return error;
+    }
+    session.vital().lose(LostReason::LeaseGone);
+    session.check().err().unwrap_or(error)
 }
 
 impl Place {
@@ -395,7 +405,7 @@ async fn enter(
                     () = backoff.wait() => continue,
                 }
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(or_lost(session, error)),
         };
         let at = usize::from(answer.succeeded);
         let Some(kv) = answer.get(at).and_then(|get| get.first()) else { continue };

@@ -18,16 +18,21 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
 
-use super::contest::{self, FencedTxn, FencingToken, Held, Terms};
+use super::contest::{self, FencedTxn, FencingToken, Held, Place, Terms};
+use crate::backoff::Backoff;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kv::{Compare, Get, Is, KeyValue, Put, Txn};
-use crate::session::Session;
+use crate::session::{Session, SessionState};
 use crate::view::{PrefixView, ViewEvent};
+
+/// The longest wait before one stands again who has led before.
+const STAND_AGAIN: Duration = Duration::from_secs(1);
 
 /// An election by name. Makes nothing by itself.
 #[derive(Clone, Debug)]
@@ -117,11 +122,12 @@ impl Election {
     }
 
     /// Campaigns, does the work while leading, and resigns. The work is dropped when the leadership
-    /// is lost, and the error says why.
+    /// is lost, and the error says why. It is not dropped when the store is not heard for a while: that is
+    /// told by [`Tenure::suspended`], and whether to stop then is the work's to say.
     ///
     /// # Cancel safety
     /// As [`Election::campaign`]; the work is dropped with the future.
-    pub async fn run<T, F>(&self, value: impl AsRef<[u8]>, work: impl FnOnce(FencingToken) -> F) -> Result<T>
+    pub async fn run<T, F>(&self, value: impl AsRef<[u8]>, work: impl FnOnce(Tenure) -> F) -> Result<T>
     where
         F: Future<Output = T>,
     {
@@ -129,10 +135,32 @@ impl Election {
         let done = tokio::select! {
             biased;
             why = leadership.lost() => return Err(why),
-            done = work(leadership.token()) => done,
+            done = work(Tenure { place: leadership.held.place().clone() }) => done,
         };
         leadership.resign().await?;
         Ok(done)
+    }
+
+    /// As [`Election::run`], again and again: whoever has resigned, or was deposed by a deletion of its key,
+    /// stands again behind the others after a short while, which differs each time. Answers only with the
+    /// error that ended it; mostly that the session is over.
+    ///
+    /// # Cancel safety
+    /// As [`Election::run`].
+    pub async fn run_repeatedly<F>(&self, value: impl AsRef<[u8]>, mut work: impl FnMut(Tenure) -> F) -> Error
+    where
+        F: Future<Output = ()>,
+    {
+        let value = value.as_ref();
+        let mut backoff = Backoff::new(STAND_AGAIN, STAND_AGAIN);
+        loop {
+            match self.run(value, &mut work).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::NotLeader => {}
+                Err(error) => return error,
+            }
+            backoff.wait().await;
+        }
     }
 
     /// Who leads.
@@ -149,6 +177,39 @@ impl Election {
     /// Nothing is left behind if the future is dropped.
     pub async fn observe(&self) -> Result<Observer> {
         self.session.client().observe(&self.name).await
+    }
+}
+
+/// The time in which one leads, for the work that is done in it.
+#[derive(Clone, Debug)]
+pub struct Tenure {
+    place: Place,
+}
+
+impl Tenure {
+    /// What proves to others that this leader is the latest.
+    pub fn token(&self) -> FencingToken {
+        self.place.token()
+    }
+
+    /// Refuses if the session is over, without asking the store.
+    pub fn check(&self) -> Result<()> {
+        self.place.check()
+    }
+
+    /// A transaction that is applied only while the leadership lasts.
+    pub fn txn(&self) -> FencedTxn {
+        FencedTxn::new(&self.place, ErrorKind::NotLeader)
+    }
+
+    /// Waits until the store has not been heard for a while, or the session is over: the leadership still
+    /// counts, but may soon be lost. Work that takes long to stop should begin to.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn suspended(&self) {
+        let mut states = self.place.session.watch_state();
+        while let Some(SessionState::Active) = states.next().await {}
     }
 }
 
