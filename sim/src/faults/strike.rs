@@ -145,7 +145,8 @@ impl World {
                 self.met(Situation::Paused);
                 let id = self.hosts[struck].id;
                 self.note(|| format!("member {id} is paused"));
-                let until = self.now + lasts;
+                // What falls due meanwhile is put off until then, and must not be when faults are over.
+                let until = (self.now + lasts).min(self.plan.fault_time);
                 let host = &mut self.hosts[struck];
                 host.paused_until = host.paused_until.max(until);
             }
