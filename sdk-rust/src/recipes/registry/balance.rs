@@ -229,13 +229,16 @@ impl Engine {
         }
     }
 
-    /// A call to the instance ended.
-    pub fn done(&mut self, id: &str, outcome: Outcome, latency: Duration, now: BootInstant) {
+    /// A call to the instance ended. If another start of it has come meanwhile, that says nothing of it.
+    pub fn done(&mut self, instance: &Instance, outcome: Outcome, latency: Duration, now: BootInstant) {
         let count = self.hosts.len();
         let ejected = self.hosts.iter().filter(|host| host.is_ejected(now)).count();
         // A tenth of all, but one in any case.
         let may_eject = ejected < (count / 10).max(1) && count > 1;
-        let Some(host) = self.hosts.iter_mut().find(|host| host.instance.id == id) else { return };
+        let same = |host: &&mut Host| {
+            host.instance.id == instance.id && host.instance.incarnation == instance.incarnation
+        };
+        let Some(host) = self.hosts.iter_mut().find(same) else { return };
         host.inflight = host.inflight.saturating_sub(1);
         host.window.0 += 1;
         match outcome {
@@ -340,6 +343,11 @@ mod tests {
             .collect()
     }
 
+    fn done(engine: &mut Engine, id: &str, outcome: Outcome, latency: Duration, now: BootInstant) {
+        let instance = engine.instances().into_iter().find(|instance| instance.id == id).unwrap();
+        engine.done(&instance, outcome, latency, now);
+    }
+
     fn share(picks: &[String], id: &str) -> usize {
         picks.iter().filter(|pick| *pick == id).count()
     }
@@ -362,8 +370,8 @@ mod tests {
         let mut engine = engine(Policy::P2c, &[1, 1]);
         let mut rng = StdRng::seed_from_u64(1);
         engine.pick(at(0), b"", &mut rng);
-        engine.done("0", Outcome::Success, Duration::from_millis(100), at(0));
-        engine.done("1", Outcome::Success, Duration::from_millis(1), at(0));
+        done(&mut engine, "0", Outcome::Success, Duration::from_millis(100), at(0));
+        done(&mut engine, "1", Outcome::Success, Duration::from_millis(1), at(0));
         let picks = picks(&mut engine, 20);
         assert!(share(&picks, "1") >= 19, "{picks:?}");
     }
@@ -372,13 +380,13 @@ mod tests {
     fn lb_3_one_that_was_slow_once_is_tried_again() {
         let mut engine = engine(Policy::P2c, &[1, 1]);
         let mut rng = StdRng::seed_from_u64(1);
-        engine.done("0", Outcome::Success, Duration::from_millis(100), at(0));
-        engine.done("1", Outcome::Success, Duration::from_millis(1), at(0));
+        done(&mut engine, "0", Outcome::Success, Duration::from_millis(100), at(0));
+        done(&mut engine, "1", Outcome::Success, Duration::from_millis(1), at(0));
         let mut picked = 0;
         for second in 1..40 {
             let host = engine.pick(at(second), b"", &mut rng).unwrap();
             picked += usize::from(host.id == "0");
-            engine.done(&host.id, Outcome::Success, Duration::from_millis(1), at(second));
+            engine.done(&host, Outcome::Success, Duration::from_millis(1), at(second));
         }
         assert!(picked >= 10, "{picked}");
     }
@@ -394,7 +402,7 @@ mod tests {
             let fails = n >= 40 && dead.contains(&host.id.as_str());
             failures += usize::from(fails);
             let (outcome, took) = if fails { (Outcome::Failure, 1) } else { (Outcome::Success, 20) };
-            engine.done(&host.id, outcome, Duration::from_millis(took), at(0));
+            engine.done(&host, outcome, Duration::from_millis(took), at(0));
         }
         // Only where chance takes both of them, and until one of them is left out.
         assert!(failures < 40, "{failures}");
@@ -435,7 +443,7 @@ mod tests {
     fn lb_7_five_failures_in_a_row_take_an_instance_out_but_never_too_many() {
         let mut engine = engine(Policy::RoundRobin, &[1, 1, 1]);
         for id in ["0", "1"] {
-            (0..5).for_each(|_| engine.done(id, Outcome::Failure, Duration::ZERO, at(0)));
+            (0..5).for_each(|_| done(&mut engine, id, Outcome::Failure, Duration::ZERO, at(0)));
         }
         let chosen = picks(&mut engine, 20);
         assert_eq!(share(&chosen, "0"), 0);
@@ -446,16 +454,34 @@ mod tests {
     }
 
     #[test]
+    fn lb_7_what_was_experienced_with_an_earlier_start_says_nothing_of_the_present_one() {
+        let mut engine = engine(Policy::RoundRobin, &[1, 1]);
+        let of = |incarnation: &str| {
+            let mut instance = Instance::new("s", "h0:1").id("0");
+            instance.incarnation = incarnation.to_owned();
+            instance
+        };
+        let others = |first: Instance| [first, Instance::new("s", "h1:1").id("1")];
+        engine.set(others(of("old")));
+        let old = engine.pick(at(0), b"", &mut StdRng::seed_from_u64(1)).unwrap();
+        assert_eq!(old.incarnation, "old");
+        engine.set(others(of("new")));
+        (0..5).for_each(|_| engine.done(&old, Outcome::Failure, Duration::ZERO, at(0)));
+        let host = &engine.hosts[0];
+        assert_eq!((host.failures, host.inflight, host.is_ejected(at(0))), (0, 0, false));
+    }
+
+    #[test]
     fn lb_7_whoever_succeeds_much_less_often_is_taken_out() {
         let mut engine = engine(Policy::RoundRobin, &[1; 10]);
         for id in 0..10 {
             for n in 0..100 {
                 let failure = id == 3 && n % 2 == 0;
                 let outcome = if failure { Outcome::Failure } else { Outcome::Success };
-                engine.done(&id.to_string(), outcome, Duration::ZERO, at(0));
+                done(&mut engine, &id.to_string(), outcome, Duration::ZERO, at(0));
             }
         }
-        engine.done("0", Outcome::Success, Duration::ZERO, at(11));
+        done(&mut engine, "0", Outcome::Success, Duration::ZERO, at(11));
         let mut rng = StdRng::seed_from_u64(1);
         let later: Vec<_> =
             (0..30).filter_map(|_| engine.pick(at(12), b"", &mut rng)).map(|i| i.id).collect();

@@ -276,7 +276,7 @@ impl Pick {
 
     fn finish(&mut self, outcome: Outcome, latency: Duration) {
         if !std::mem::replace(&mut self.done, true) {
-            self.shared.engine.lock().done(&self.instance.id, outcome, latency, BootInstant::now());
+            self.shared.engine.lock().done(&self.instance, outcome, latency, BootInstant::now());
         }
     }
 }
