@@ -436,7 +436,8 @@ impl Node {
             return;
         }
         // Anything else that cannot be used is as good as lost on the way.
-        if self.owner.peer_message(from, message) == Err(Refused::LogLost) {
+        let is_fit = self.may_campaign();
+        if self.owner.peer_message(from, message, is_fit) == Err(Refused::LogLost) {
             self.failed.get_or_insert(Fatal::Raft(format!(
                 "{}; remove the member from the cluster and add it again with an empty data directory",
                 Refused::LogLost

@@ -65,6 +65,10 @@ fn is_well_formed(message: &Message, kind: MessageType) -> bool {
             MessageType::MsgAppendResponse => {
                 !message.reject || message.reject_hint <= message.index.max(message.request_snapshot)
             }
+            // Members have no priorities here; who refuses a vote for that of an empty log panics.
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
+                message.priority == 0 && message.deprecated_priority == 0
+            }
             MessageType::MsgSnapshot => message.get_snapshot().get_metadata().index > 0,
             _ => true,
         }

@@ -113,8 +113,6 @@ pub struct Owner {
     pending_reset: Option<LogPoint>,
     /// A snapshot is being installed, and this write waits for it.
     pub(super) installing: Option<Installing>,
-    /// In which term a snapshot was asked for.
-    pub(super) asked_in_term: u64,
     /// The log is kept from here on for a follower that is getting a snapshot.
     pub(super) kept_from: Option<u64>,
     /// In ticks, from when the count began.
@@ -158,7 +156,6 @@ impl Owner {
             durable_term,
             pending_reset,
             installing: None,
-            asked_in_term: 0,
             kept_from: None,
             election_timeout,
             draws: 0,
@@ -255,20 +252,25 @@ impl Owner {
         Some(ReadRound(u64::from_be_bytes(round.try_into().ok()?)))
     }
 
-    /// A message of another member.
-    pub fn peer_message(&mut self, from: MemberId, bytes: &[u8]) -> Result<(), Refused> {
-        let message = ingress::check(bytes, from, self.config.id, self.last_index().0)?;
+    /// A message of another member. One that asks this member to lead is not heard if it is not fit to.
+    pub fn peer_message(&mut self, from: MemberId, bytes: &[u8], is_fit: bool) -> Result<(), Refused> {
+        let mut message = ingress::check(bytes, from, self.config.id, self.last_index().0)?;
         if message.msg_type == MessageType::MsgSnapshot as i32 {
             return Err(Refused::BareSnapshot);
         }
         let asked_to_lead = message.msg_type == MessageType::MsgTimeoutNow as i32;
-        if self.installing.is_some() || asked_to_lead && self.campaigns_too_early() {
+        let must_not = self.campaigns_too_early() || !is_fit && !mutant!("the_unfit_pass_leadership_around");
+        if self.installing.is_some() || asked_to_lead && must_not {
             // As good as lost on the way.
             return Ok(());
         }
+        self.end_requests_of_earlier_terms(message.term);
         // What this member leads with is all that anybody can have.
         if self.role() == Role::Leader && message.term == self.raw.raft.term {
             ingress::check_answer(&message, self.last_index().0)?;
+            if self.read_request_as_answer(&mut message) {
+                return Ok(());
+            }
         }
         // An answer from somebody who is not a member any more; dropping it is all there is to do.
         let _ = self.raw.step(message);
@@ -339,7 +341,10 @@ impl Owner {
             } else {
                 // Who leads by the votes of others has written its term before they voted. Who leads by
                 // its own vote may lead in the same term again after a power cut, with other entries.
-                write.messages.extend(ready.take_messages());
+                // Heartbeats are not kept, for they would be many: a disk may take long.
+                let heartbeat = MessageType::MsgHeartbeat as i32;
+                let messages = ready.take_messages().into_iter();
+                write.messages.extend(messages.filter(|message| message.msg_type != heartbeat));
             }
             for entry in ready.entries() {
                 batch.push_entry(

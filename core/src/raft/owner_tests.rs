@@ -14,7 +14,10 @@ const ME: MemberId = MemberId(1);
 const PEER: MemberId = MemberId(2);
 
 fn owner(voters: &[u64]) -> Owner {
-    let start = LogPoint { index: LogIndex(1), term: Term(1) };
+    owner_from(LogPoint { index: LogIndex(1), term: Term(1) }, voters)
+}
+
+fn owner_from(start: LogPoint, voters: &[u64]) -> Owner {
     let config = OwnerConfig {
         id: ME,
         election_ticks: 10,
@@ -47,7 +50,7 @@ fn append(owner: &Owner, up_to: u64, commit: u64) -> Message {
 }
 
 fn hear(owner: &mut Owner, message: &Message) -> Result<(), Refused> {
-    owner.peer_message(PEER, &message.encode_to_vec())
+    owner.peer_message(PEER, &message.encode_to_vec(), true)
 }
 
 /// Collects what came of the inputs; the log write, if any, stays on its way.
@@ -118,7 +121,8 @@ fn a_request_for_a_snapshot_ends_with_its_term() {
     let (_, write) = drain(&mut owner);
     owner.wal_done(write, &mut Drained::default());
     assert!(owner.request_snapshot());
-    // An entry of the next leader: refused at first, for the sake of the snapshot.
+    assert!(!owner.request_snapshot(), "it is open");
+    // An entry of the next leader is taken at once: that leader may need this member to commit it.
     let next = Message {
         term: 3,
         index: 9,
@@ -127,15 +131,12 @@ fn a_request_for_a_snapshot_ends_with_its_term() {
         ..message(MessageType::MsgAppend)
     };
     hear(&mut owner, &next).unwrap();
-    assert_eq!(owner.last_index(), LogIndex(9));
-    assert!(!owner.request_snapshot(), "not before there is an entry of the term");
-    hear(&mut owner, &next).unwrap();
     assert_eq!(owner.last_index(), LogIndex(10));
     assert!(owner.request_snapshot());
 }
 
-#[test]
-fn an_answer_about_entries_that_nobody_has_does_not_reach_the_leaders_books() {
+/// A leader of two whose log ends at the first entry of its term.
+fn leader() -> Owner {
     let mut owner = owner(&[1, 2]);
     while owner.role() != Role::Candidate {
         owner.tick();
@@ -144,7 +145,65 @@ fn an_answer_about_entries_that_nobody_has_does_not_reach_the_leaders_books() {
     hear(&mut owner, &Message { term, ..message(MessageType::MsgRequestPreVoteResponse) }).unwrap();
     hear(&mut owner, &Message { term, ..message(MessageType::MsgRequestVoteResponse) }).unwrap();
     assert_eq!(owner.role(), Role::Leader);
-    let last = owner.last_index().0;
+    owner
+}
+
+#[test]
+fn a_request_for_what_is_not_committed_is_the_answer_that_commits_it() {
+    let mut owner = leader();
+    let (_, write) = drain(&mut owner);
+    owner.wal_done(write, &mut Drained::default());
+    let (last, term) = (owner.last_index().0, owner.term().0);
+    let request = |log_term, reject_hint| Message {
+        term,
+        index: 1,
+        reject: true,
+        reject_hint,
+        log_term,
+        request_snapshot: last,
+        ..message(MessageType::MsgAppendResponse)
+    };
+    assert!(owner.committed().0 < last);
+    // From an entry of another term, or from one that is not the last, nothing follows.
+    hear(&mut owner, &request(term - 1, last)).unwrap();
+    hear(&mut owner, &request(term, last - 1)).unwrap();
+    assert_eq!(owner.matched(PEER), Some(LogIndex(0)));
+    hear(&mut owner, &request(term, last)).unwrap();
+    assert_eq!((owner.matched(PEER), owner.committed().0), (Some(LogIndex(last)), last));
+    drain(&mut owner);
+    assert!(!owner.takes_snapshot_wish());
+    // It comes again when its sender has heard that it is committed, and can be met.
+    hear(&mut owner, &Message { index: last, ..request(term, last) }).unwrap();
+    drain(&mut owner);
+    assert!(owner.takes_snapshot_wish());
+}
+
+#[test]
+fn who_is_not_fit_does_not_lead_when_asked_to() {
+    for is_fit in [false, true] {
+        let mut owner = owner(&[1, 2, 3]);
+        let entries = append(&owner, 2, 2);
+        hear(&mut owner, &entries).unwrap();
+        let timeout_now = message(MessageType::MsgTimeoutNow).encode_to_vec();
+        owner.peer_message(PEER, &timeout_now, is_fit).unwrap();
+        assert_eq!(owner.role() == Role::Candidate, is_fit);
+    }
+}
+
+#[test]
+fn a_vote_with_a_priority_does_not_reach_a_member_with_an_empty_log() {
+    let start = LogPoint { index: LogIndex(0), term: Term(0) };
+    for (priority, deprecated_priority) in [(-1, 0), (0, u64::MAX), (7, 0)] {
+        let mut owner = owner_from(start, &[]);
+        let vote = Message { priority, deprecated_priority, ..message(MessageType::MsgRequestPreVote) };
+        assert_eq!(hear(&mut owner, &vote), Err(Refused::Inconsistent));
+    }
+}
+
+#[test]
+fn an_answer_about_entries_that_nobody_has_does_not_reach_the_leaders_books() {
+    let mut owner = leader();
+    let (last, term) = (owner.last_index().0, owner.term().0);
     let answer = |index| Message { term, index, ..message(MessageType::MsgAppendResponse) };
     assert_eq!(hear(&mut owner, &answer(u64::MAX)), Err(Refused::Inconsistent));
     assert_eq!(hear(&mut owner, &answer(last + 1)), Err(Refused::Inconsistent));

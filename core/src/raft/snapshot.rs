@@ -13,6 +13,7 @@ use raft::eraftpb::{self, MessageType, Snapshot};
 
 use super::ingress::{self, Refused};
 use super::owner::{ConfState, Drained, Owner, Role, Unpersisted};
+use crate::mutant::mutant;
 use crate::types::{LogIndex, MemberId, Term};
 use crate::wal::{BatchBuilder, LogPoint};
 
@@ -171,14 +172,35 @@ impl Owner {
     /// While one is open, `raft` takes no entries. The next leader may need this member for a quorum,
     /// and cannot make a snapshot of what it cannot commit: a request ends with its term.
     pub fn request_snapshot(&mut self) -> bool {
+        self.raw.raft.request_snapshot().is_ok()
+    }
+
+    /// Forgets a request once a later term is heard of. `raft` would repeat it to the next leader.
+    pub(super) fn end_requests_of_earlier_terms(&mut self, heard: u64) {
         let raft = &mut self.raw.raft;
-        if self.asked_in_term != raft.term {
+        if heard > raft.term && !mutant!("a_snapshot_is_asked_for_that_cannot_be_made") {
             raft.pending_request_snapshot = 0;
         }
-        let asked = raft.request_snapshot().is_ok();
-        if asked {
-            self.asked_in_term = raft.term;
+    }
+
+    /// For the leader, in its own term. Who asks for a snapshot that must hold what is not committed yet
+    /// has it all in its log, on disk. Nothing can be committed without that answer if this member is
+    /// needed for a quorum, and no such snapshot be made until it is; but `raft` hears the request alone,
+    /// and from then on sends nothing but that snapshot. It is taken for the answer that it holds, and
+    /// comes again. Says whether there is none.
+    pub(super) fn read_request_as_answer(&self, message: &mut eraftpb::Message) -> bool {
+        let asks = message.msg_type == MessageType::MsgAppendResponse as i32
+            && message.request_snapshot > self.committed().0;
+        if !asks || mutant!("a_snapshot_is_asked_for_that_cannot_be_made") {
+            return false;
         }
-        asked
+        // An entry of this leader's own: all before it are the same, too.
+        let holds = message.reject
+            && message.reject_hint == message.request_snapshot
+            && message.log_term == message.term;
+        message.index = message.request_snapshot;
+        (message.reject, message.reject_hint) = (false, 0);
+        (message.log_term, message.request_snapshot) = (0, 0);
+        !holds
     }
 }
