@@ -150,7 +150,9 @@ impl Client {
                     Err(status) => {
                         use crate::transport::status::{self, Fault};
                         match status::fault(&status) {
-                            Fault::Refused => return Err(status::error(status, &link.name)),
+                            Fault::Refused | Fault::Certificate => {
+                                return Err(status::error(status, &link.name));
+                            }
                             Fault::Token if renewed => return Err(status::error(status, &link.name)),
                             Fault::Token => {
                                 renewed = true;

@@ -15,7 +15,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::endpoint::{Link, link};
+use super::endpoint::{Dialer, Link};
 use super::options::Options;
 use super::pool::Pool;
 use super::seen::{Consistency, Mark, Seen, Verdict};
@@ -139,7 +139,8 @@ impl Core {
         };
         let links = {
             let _entered = handle.enter();
-            options.endpoints.iter().map(|url| link(url, &options)).collect::<Result<Vec<_>>>()?
+            let dialer = Dialer::new(&options.endpoints, options.tls.as_ref(), options.connect_timeout)?;
+            options.endpoints.iter().map(|url| dialer.link(url)).collect::<Result<Vec<_>>>()?
         };
         let pool = Mutex::new(Pool::new(links.len(), rand::random_range(0..links.len())));
         Ok(Self {
@@ -257,6 +258,8 @@ impl Core {
         let mut stale = 0;
         let mut token_tries = 0;
         let mut last: Option<Error> = None;
+        // Whether the answer to an attempt at a write was lost.
+        let mut is_in_doubt = false;
         loop {
             let now = Instant::now();
             if now >= until {
@@ -308,7 +311,7 @@ impl Core {
                 Ok(Err(status)) => {
                     let fault = status::fault(&status);
                     match fault {
-                        Fault::NotSent | Fault::Broken => self.failed(index),
+                        Fault::NotSent | Fault::Broken | Fault::Certificate => self.failed(index),
                         _ => self.succeeded(index),
                     }
                     (fault, status::error(status, &link.name))
@@ -322,9 +325,12 @@ impl Core {
             tracing::debug!(?fault, %error, "a call failed");
             if matches!(fault, Fault::Broken | Fault::Unsure) && call.safety != Safety::Read {
                 self.doubts.fetch_add(1, Ordering::AcqRel);
+                is_in_doubt = true;
             }
             match (fault, call.safety) {
                 (Fault::Refused, _) => return Err(error),
+                // Another attempt would show the same certificate.
+                (Fault::Certificate, _) => return Err(error.with_maybe_applied(is_in_doubt)),
                 (Fault::Token, _) => {
                     token_tries += 1;
                     if self.options.credentials.is_none() || token_tries > 2 {
@@ -404,7 +410,7 @@ impl Core {
                 Ok(Err(status)) => {
                     let fault = status::fault(&status);
                     let error = status::error(status, &link.name);
-                    if fault == Fault::Refused {
+                    if matches!(fault, Fault::Refused | Fault::Certificate) {
                         return Err(error.with_kind(ErrorKind::AuthFailed));
                     }
                     error
