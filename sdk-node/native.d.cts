@@ -543,6 +543,7 @@ export interface TlsIn {
   keyFile?: string
   keyPem?: Buffer
   serverName?: string
+  skipVerify?: boolean
 }
 
 export interface Token {

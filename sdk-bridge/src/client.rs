@@ -28,6 +28,9 @@ pub struct TlsOptions {
     pub key_pem: Option<Bytes>,
     /// The name to expect in the members' certificates instead of the endpoint's host.
     pub server_name: Option<String>,
+    /// Trust anybody, whatever the certificate says: dangerous, for tests. Authorities to trust make no sense
+    /// beside it.
+    pub skip_verify: bool,
 }
 
 /// Where the store is and how to reach it. `None` leaves it to `folkmoot-client`.
@@ -51,14 +54,20 @@ pub struct ConnectOptions {
 }
 
 fn tls(options: TlsOptions) -> Result<sdk::Tls> {
-    let TlsOptions { ca_file, ca_pem, cert_file, cert_pem, key_file, key_pem, server_name } = options;
+    let TlsOptions { ca_file, ca_pem, cert_file, cert_pem, key_file, key_pem, server_name, skip_verify } =
+        options;
     let both = |what: &str| {
         Err(BridgeError::argument(what, format!("{what} is given both as a file and as a text")))
     };
+    if skip_verify && (ca_file.is_some() || ca_pem.is_some()) {
+        let text = "authorities to trust make no sense if skip_verify trusts anybody";
+        return Err(BridgeError::argument("ca", text));
+    }
     let mut tls = match (ca_file, ca_pem) {
         (Some(_), Some(_)) => return both("ca"),
         (Some(file), None) => sdk::Tls::from_files(file),
         (None, Some(pem)) => sdk::Tls::from_pem(pem),
+        (None, None) if skip_verify => sdk::Tls::skip_verify(),
         (None, None) => sdk::Tls::system(),
     };
     tls = match (cert_file, key_file, cert_pem, key_pem) {

@@ -20,6 +20,7 @@ pub struct TlsIn {
     pub key_file: Option<String>,
     pub key_pem: Option<Buffer>,
     pub server_name: Option<String>,
+    pub skip_verify: Option<bool>,
 }
 
 #[napi(object)]
@@ -51,6 +52,7 @@ impl Client {
             key_file: tls.key_file,
             key_pem: tls.key_pem.as_ref().map(bytes),
             server_name: tls.server_name,
+            skip_verify: tls.skip_verify.unwrap_or_default(),
         });
         let options = bridge::ConnectOptions {
             endpoints: options.endpoints,

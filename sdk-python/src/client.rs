@@ -9,7 +9,7 @@ use crate::error::Raise as _;
 use crate::pending::{Pending, start};
 use crate::registry::Registry;
 
-/// CA, certificate and key as files, the same as texts, and the server's name.
+/// CA, certificate and key, each as a file or as a text, the server's name, and whether nothing is verified.
 type TlsTuple = (
     Option<String>,
     Option<Vec<u8>>,
@@ -18,6 +18,7 @@ type TlsTuple = (
     Option<String>,
     Option<Vec<u8>>,
     Option<String>,
+    bool,
 );
 
 #[pyclass(frozen, module = "folkmoot._native")]
@@ -74,8 +75,8 @@ calls! { Client {
         connect_timeout: Option<f64>,
         request_timeout: Option<f64>,
     ) -> PyResult<Self> {
-        let tls = tls.map(|(ca_file, ca_pem, cert_file, cert_pem, key_file, key_pem, server_name)| {
-            bridge::TlsOptions {
+        let tls = tls.map(
+            |(ca_file, ca_pem, cert_file, cert_pem, key_file, key_pem, server_name, skip_verify)| bridge::TlsOptions {
                 ca_file,
                 ca_pem: ca_pem.map(Into::into),
                 cert_file,
@@ -83,8 +84,9 @@ calls! { Client {
                 key_file,
                 key_pem: key_pem.map(Into::into),
                 server_name,
-            }
-        });
+                skip_verify,
+            },
+        );
         let options = bridge::ConnectOptions {
             endpoints,
             user,

@@ -52,6 +52,8 @@ TEXT: Any = "text"
         (lambda: Client("h:1", tls=Tls(ca=SEVEN)), TypeError, "tls.ca"),
         (lambda: Client("h:1", tls=Tls(ca="/no/such/file")), ValueError, "/no/such/file"),
         (lambda: Client("h:1", tls=Tls(cert=b"x")), ValueError, "key"),
+        (lambda: Client("h:1", tls=Tls(skip_verify=SEVEN)), TypeError, "tls.skip_verify"),
+        (lambda: Client("h:1", tls=Tls(ca=b"x", skip_verify=True)), ValueError, "skip_verify"),
         (lambda: Client("h:1", namespace=SEVEN), TypeError, "namespace"),
         (lambda: Client("h:1", connect_timeout=TEXT), TypeError, "connect_timeout"),
         (lambda: Client("h:1", connect_timeout=-1), ValueError, "connect_timeout"),

@@ -9,7 +9,9 @@ _T = TypeVar("_T", covariant=True)
 
 __version__: str
 
-TlsTuple = tuple[str | None, bytes | None, str | None, bytes | None, str | None, bytes | None, str | None]
+TlsTuple = tuple[
+    str | None, bytes | None, str | None, bytes | None, str | None, bytes | None, str | None, bool
+]
 KeysTuple = tuple[str, bytes, bytes]
 GetTuple = tuple[KeysTuple, int, int, str | None, bool, bool, bool, bool, tuple[int, int, int, int]]
 CompareTuple = tuple[KeysTuple, str, str, int | bytes]

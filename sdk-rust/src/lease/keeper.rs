@@ -322,7 +322,7 @@ impl Stream {
             }
             News::Down(status) => {
                 match status.as_ref().map(status::fault) {
-                    Some(Fault::NotSent | Fault::Broken | Fault::Certificate) => self.core.failed(index),
+                    Some(Fault::NotSent | Fault::Broken) => self.core.failed(index),
                     Some(Fault::Token) if !self.renewing => {
                         self.renewing = true;
                         // A failure shows at the next connection.
@@ -368,9 +368,7 @@ async fn once(core: Arc<Core>, vital: Arc<Vital>, avoid: usize) {
             core.succeeded(index);
             vital.acknowledged(sent, answer.ttl, BootInstant::now());
         }
-        Ok(Err(status))
-            if matches!(status::fault(&status), Fault::NotSent | Fault::Broken | Fault::Certificate) =>
-        {
+        Ok(Err(status)) if matches!(status::fault(&status), Fault::NotSent | Fault::Broken) => {
             core.failed(index)
         }
         Ok(_) | Err(_) => {}

@@ -150,9 +150,7 @@ impl Client {
                     Err(status) => {
                         use crate::transport::status::{self, Fault};
                         match status::fault(&status) {
-                            Fault::Refused | Fault::Certificate => {
-                                return Err(status::error(status, &link.name));
-                            }
+                            Fault::Refused => return Err(status::error(status, &link.name)),
                             Fault::Token if renewed => return Err(status::error(status, &link.name)),
                             Fault::Token => {
                                 renewed = true;

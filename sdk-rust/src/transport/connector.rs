@@ -8,12 +8,13 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -24,7 +25,6 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tower_service::Service;
 
 use super::certificates::{Certificates, HTTP_2};
-use super::status;
 use crate::error::{Error, Result};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -38,6 +38,7 @@ pub(crate) struct Connector {
     /// What its certificate must be for.
     name: ServerName<'static>,
     certificates: Arc<Certificates>,
+    attempts: Arc<Attempts>,
     /// For everything together: looking the name up, the connection, the handshake.
     timeout: Duration,
 }
@@ -60,7 +61,11 @@ impl Connector {
         tcp.set_keepalive_interval(Some(keepalive));
         // Is divided among the addresses of the name, so that a dead one does not use up all there is.
         tcp.set_connect_timeout(Some(timeout));
-        Ok(Self { tcp, target, name, certificates, timeout })
+        Ok(Self { tcp, target, name, certificates, attempts: Arc::default(), timeout })
+    }
+
+    pub fn attempts(&self) -> &Arc<Attempts> {
+        &self.attempts
     }
 
     pub fn target(&self) -> &Uri {
@@ -79,15 +84,17 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { target, name, certificates, timeout, .. } = self.clone();
+        let Self { target, name, certificates, attempts, timeout, .. } = self.clone();
         let dialing = self.tcp.call(target);
         Box::pin(async move {
             let connecting = async {
                 let tcp = dialing.await?.into_inner();
                 let config = certificates.config().await;
-                let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(explain)?;
+                let attempt = attempts.begin();
+                let handshake = TlsConnector::from(config).connect(name, tcp).await;
+                let tls = handshake.inspect_err(|error| attempt.failed(error))?;
                 match tls.get_ref().1.alpn_protocol() {
-                    Some(HTTP_2) => Ok(TokioIo::new(Connection { tls, is_heard: false })),
+                    Some(HTTP_2) => Ok(TokioIo::new(Connection { tls, attempt, is_heard: false })),
                     other => {
                         let other = other.map(String::from_utf8_lossy);
                         Err(format!("the member does not offer HTTP/2 by ALPN protocol={other:?}").into())
@@ -102,12 +109,13 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// An encrypted connection that tells the refusal of a certificate from a loss.
+/// An encrypted connection that notices when the member refuses the client's certificate.
 ///
 /// With TLS 1.3 the client's side of the handshake is over before the member has looked at the client's
 /// certificate, so requests are on their way when it is refused.
 pub(crate) struct Connection {
     tls: TlsStream<TcpStream>,
+    attempt: Attempt,
     /// Whether the member has sent anything. It does so only after the handshake, and what it refuses
     /// later is not the handshake.
     is_heard: bool,
@@ -115,29 +123,26 @@ pub(crate) struct Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("is_heard", &self.is_heard).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("attempt", &self.attempt)
+            .field("is_heard", &self.is_heard)
+            .finish_non_exhaustive()
     }
 }
 
 impl Connection {
-    fn explain(&self, error: io::Error) -> io::Error {
-        if self.is_heard { foreign(error) } else { explain(error) }
-    }
-
-    /// A member that refuses ends the connection, which can show in a write before the reason is read.
-    fn explain_write(&mut self, cx: &mut Context<'_>, error: io::Error) -> io::Error {
-        if !self.is_heard {
-            let mut scratch = [0; 64];
-            let mut buffer = ReadBuf::new(&mut scratch);
-            if let Poll::Ready(Err(reason)) = Pin::new(&mut self.tls).poll_read(cx, &mut buffer)
-                && refusal(&reason).is_some()
-            {
-                return explain(reason);
-            }
-            // It is torn down now; what was read would have been of no use to anybody.
-            self.is_heard |= !buffer.filled().is_empty();
+    /// A member that refuses ends the connection, and that can show in a write before the reason is read.
+    fn look_for_refusal(&mut self, cx: &mut Context<'_>) {
+        if self.is_heard {
+            return;
         }
-        foreign(error)
+        // What it is that is read does not matter: the connection is given up.
+        let mut scratch = [0; 64];
+        match Pin::new(&mut self.tls).poll_read(cx, &mut ReadBuf::new(&mut scratch)) {
+            Poll::Ready(Ok(())) => self.is_heard = true,
+            Poll::Ready(Err(error)) => self.attempt.failed(&error),
+            Poll::Pending => {}
+        }
     }
 }
 
@@ -150,14 +155,19 @@ impl AsyncRead for Connection {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.tls).poll_read(cx, buffer);
         self.is_heard |= buffer.filled().len() > before;
-        polled.map_err(|error| self.explain(error))
+        if let Poll::Ready(Err(error)) = &polled
+            && !self.is_heard
+        {
+            self.attempt.failed(error);
+        }
+        polled
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.tls).poll_write(cx, bytes);
-        polled.map_err(|error| self.explain_write(cx, error))
+        let written = ready!(Pin::new(&mut self.tls).poll_write(cx, bytes));
+        Poll::Ready(written.inspect_err(|_| self.look_for_refusal(cx)))
     }
 
     fn poll_write_vectored(
@@ -165,8 +175,8 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.tls).poll_write_vectored(cx, bytes);
-        polled.map_err(|error| self.explain_write(cx, error))
+        let written = ready!(Pin::new(&mut self.tls).poll_write_vectored(cx, bytes));
+        Poll::Ready(written.inspect_err(|_| self.look_for_refusal(cx)))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -174,26 +184,82 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.tls).poll_flush(cx);
-        polled.map_err(|error| self.explain_write(cx, error))
+        let flushed = ready!(Pin::new(&mut self.tls).poll_flush(cx));
+        Poll::Ready(flushed.inspect_err(|_| self.look_for_refusal(cx)))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_shutdown(cx).map_err(foreign)
+        Pin::new(&mut self.tls).poll_shutdown(cx)
     }
 }
 
-/// Marks the error of a handshake if it is the refusal of the client's certificate.
-fn explain(error: io::Error) -> io::Error {
-    match refusal(&error) {
-        Some(alert) => status::certificate_refused(format!("{alert:?}")),
-        None => foreign(error),
+#[derive(Debug, Default)]
+struct State {
+    /// How many attempts there were; they are numbered from one.
+    latest: u64,
+    /// Whether the latest is over.
+    is_over: bool,
+    /// The latest attempts that were refused, one after the other: the first and the last of them.
+    refused: (u64, u64),
+    /// How the last of them was refused.
+    alert: Option<AlertDescription>,
+}
+
+/// How the attempts to connect to one member ended.
+///
+/// A call that fails may have met any end of its connection, and hyper and h2 do not always keep why. So
+/// it is found out here which connections it can have gone out on: if all of them were refused in the
+/// handshake, the member has read nothing of it.
+#[derive(Debug, Default)]
+pub(crate) struct Attempts(Mutex<State>);
+
+impl Attempts {
+    fn begin(self: &Arc<Self>) -> Attempt {
+        let mut state = self.0.lock();
+        state.latest += 1;
+        state.is_over = false;
+        Attempt { of: self.clone(), number: state.latest }
+    }
+
+    /// The first attempt that a call may go out on that is made now.
+    pub fn mark(&self) -> u64 {
+        let state = self.0.lock();
+        if state.latest == 0 || state.is_over { state.latest + 1 } else { state.latest }
+    }
+
+    /// What the member said, if it has refused each attempt from `mark` on, and there was one.
+    pub fn refusal_since(&self, mark: u64) -> Option<AlertDescription> {
+        let state = self.0.lock();
+        let (first, last) = state.refused;
+        state.alert.filter(|_| first <= mark && mark <= last && last == state.latest)
     }
 }
 
-/// Any other error, which must not look like a refusal.
-fn foreign(error: io::Error) -> io::Error {
-    if status::is_certificate_refused(&error) { io::Error::other(error) } else { error }
+/// One attempt to connect, as long as it and what came of it lasts.
+#[derive(Debug)]
+struct Attempt {
+    of: Arc<Attempts>,
+    number: u64,
+}
+
+impl Attempt {
+    /// The handshake failed, or its other side did.
+    fn failed(&self, error: &io::Error) {
+        let Some(alert) = refusal(error) else { return };
+        let mut state = self.of.0.lock();
+        let (first, last) = state.refused;
+        // It may be told twice.
+        let is_next = last != 0 && (last == self.number || last + 1 == self.number);
+        state.refused = (if is_next { first } else { self.number }, self.number);
+        state.alert = Some(alert);
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let mut state = self.of.0.lock();
+        state.is_over |= state.latest == self.number;
+    }
 }
 
 /// What a member answers if it does not like the certificate that it was shown, or was shown none.
@@ -207,6 +273,8 @@ fn refusal(error: &io::Error) -> Option<AlertDescription> {
             | AlertDescription::CertificateRequired
             | AlertDescription::CertificateRevoked
             | AlertDescription::CertificateUnknown
+            // By an authority of the same name with another key.
+            | AlertDescription::DecryptError
             | AlertDescription::UnknownCA
             | AlertDescription::UnsupportedCertificate
     )
@@ -217,19 +285,52 @@ fn refusal(error: &io::Error) -> Option<AlertDescription> {
 mod tests {
     use super::*;
 
+    fn alert(alert: AlertDescription) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, rustls::Error::AlertReceived(alert))
+    }
+
     #[test]
     fn only_alerts_about_certificates_are_refusals() {
-        let alert = |alert| io::Error::new(io::ErrorKind::InvalidData, rustls::Error::AlertReceived(alert));
-        let refused = explain(alert(AlertDescription::CertificateRequired));
-        assert!(status::is_certificate_refused(&refused), "{refused}");
-        assert!(refused.to_string().ends_with("alert=CertificateRequired"), "{refused}");
-        let others = [
-            alert(AlertDescription::InternalError),
-            io::ErrorKind::ConnectionReset.into(),
-            io::ErrorKind::PermissionDenied.into(),
-        ];
-        for other in others {
-            assert!(!status::is_certificate_refused(&explain(other)));
-        }
+        let required = AlertDescription::CertificateRequired;
+        assert_eq!(refusal(&alert(required)), Some(required));
+        assert_eq!(refusal(&alert(AlertDescription::InternalError)), None);
+        assert_eq!(refusal(&io::ErrorKind::ConnectionReset.into()), None);
+    }
+
+    #[test]
+    fn a_call_is_refused_if_each_connection_was_that_it_may_have_gone_out_on() {
+        let (refused, lost) = (alert(AlertDescription::UnknownCA), io::ErrorKind::ConnectionReset.into());
+        let attempts = Arc::<Attempts>::default();
+        let before_all = attempts.mark();
+        assert_eq!(attempts.refusal_since(before_all), None);
+
+        let first = attempts.begin();
+        assert_eq!(attempts.mark(), before_all);
+        assert_eq!(attempts.refusal_since(before_all), None);
+        first.failed(&refused);
+        first.failed(&refused);
+        assert!(attempts.refusal_since(before_all).is_some());
+        drop(first);
+        let after_first = attempts.mark();
+        assert_eq!(attempts.refusal_since(after_first), None);
+        attempts.begin().failed(&refused);
+        assert!(attempts.refusal_since(before_all).is_some());
+        assert!(attempts.refusal_since(after_first).is_some());
+
+        // One that was lost may have carried it.
+        let third = attempts.begin();
+        let with_third = attempts.mark();
+        third.failed(&lost);
+        assert_eq!(attempts.refusal_since(with_third), None);
+        let fourth = attempts.begin();
+        let with_fourth = attempts.mark();
+        fourth.failed(&refused);
+        assert!(attempts.refusal_since(with_fourth).is_some());
+        assert_eq!(attempts.refusal_since(with_third), None);
+        assert_eq!(attempts.refusal_since(before_all), None);
+
+        // One that is open may carry it yet.
+        let _fifth = attempts.begin();
+        assert_eq!(attempts.refusal_since(with_fourth), None);
     }
 }

@@ -283,6 +283,7 @@ impl Core {
                 _ if self.links.len() == 1 || call.only.is_some() => left,
                 _ => left.min((left / 2).max(ATTEMPT_MIN)),
             };
+            let connections = link.mark();
             let answer = tokio::time::timeout(patience, rpc(link.channel.clone(), request)).await;
             let (fault, error) = match answer {
                 Ok(Ok(response)) => {
@@ -311,7 +312,13 @@ impl Core {
                 Ok(Err(status)) => {
                     let fault = status::fault(&status);
                     match fault {
-                        Fault::NotSent | Fault::Broken | Fault::Certificate => self.failed(index),
+                        Fault::NotSent | Fault::Broken => {
+                            self.failed(index);
+                            // Another attempt would show the same certificate.
+                            if let Some(refusal) = link.refusal_since(connections) {
+                                return Err(refusal.with_maybe_applied(is_in_doubt).caused_by(status));
+                            }
+                        }
                         _ => self.succeeded(index),
                     }
                     (fault, status::error(status, &link.name))
@@ -329,8 +336,6 @@ impl Core {
             }
             match (fault, call.safety) {
                 (Fault::Refused, _) => return Err(error),
-                // Another attempt would show the same certificate.
-                (Fault::Certificate, _) => return Err(error.with_maybe_applied(is_in_doubt)),
                 (Fault::Token, _) => {
                     token_tries += 1;
                     if self.options.credentials.is_none() || token_tries > 2 {
@@ -393,6 +398,7 @@ impl Core {
         loop {
             let (index, link) = self.pick(avoid);
             let mut client = AuthClient::new(link.channel.clone());
+            let connections = link.mark();
             let patience = (until - Instant::now()).min(self.options.request_timeout / 2);
             let error = match tokio::time::timeout(patience, client.authenticate(message.clone())).await {
                 Ok(Ok(response)) => {
@@ -410,8 +416,11 @@ impl Core {
                 Ok(Err(status)) => {
                     let fault = status::fault(&status);
                     let error = status::error(status, &link.name);
-                    if matches!(fault, Fault::Refused | Fault::Certificate) {
+                    if fault == Fault::Refused {
                         return Err(error.with_kind(ErrorKind::AuthFailed));
+                    }
+                    if let Some(refusal) = link.refusal_since(connections) {
+                        return Err(refusal);
                     }
                     error
                 }

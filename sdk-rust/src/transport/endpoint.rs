@@ -12,7 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 #[cfg(feature = "tls")]
 use super::certificates::Certificates;
 #[cfg(feature = "tls")]
-use super::connector::Connector;
+use super::connector::{Attempts, Connector};
 use super::tls::Tls;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -35,6 +35,32 @@ pub(crate) struct Link {
     /// For errors and logs.
     pub name: String,
     pub channel: Channel,
+    /// Of encrypted connections.
+    #[cfg(feature = "tls")]
+    attempts: Option<Arc<Attempts>>,
+}
+
+impl Link {
+    /// To be taken before a call is sent, for [`Link::refusal_since`].
+    pub fn mark(&self) -> u64 {
+        #[cfg(feature = "tls")]
+        return self.attempts.as_ref().map_or(0, |attempts| attempts.mark());
+        #[cfg(not(feature = "tls"))]
+        0
+    }
+
+    /// Why a call has failed, if it is that the member did not take the client's certificate: it has read
+    /// nothing then.
+    #[cfg_attr(not(feature = "tls"), allow(unused_variables))]
+    pub fn refusal_since(&self, mark: u64) -> Option<Error> {
+        #[cfg(feature = "tls")]
+        if let Some(alert) = self.attempts.as_ref().and_then(|attempts| attempts.refusal_since(mark)) {
+            let text =
+                format!("the member wants to see a certificate of the client that it trusts alert={alert:?}");
+            return Some(Error::new(ErrorKind::AuthFailed, text).at(&self.name));
+        }
+        None
+    }
 }
 
 /// Turns `host:port`, `http://…`, `https://…` and `dns:///…` into a URL.
@@ -136,9 +162,16 @@ impl Dialer {
         let name = url.to_owned();
         #[cfg(feature = "tls")]
         if let Some((endpoint, connector)) = self.encrypted(url)? {
-            return Ok(Link { name, channel: endpoint.connect_with_connector_lazy(connector) });
+            let attempts = Some(connector.attempts().clone());
+            return Ok(Link { name, channel: endpoint.connect_with_connector_lazy(connector), attempts });
         }
-        Ok(Link { name, channel: self.plain(url)?.connect_lazy() })
+        let channel = self.plain(url)?.connect_lazy();
+        Ok(Link {
+            name,
+            channel,
+            #[cfg(feature = "tls")]
+            attempts: None,
+        })
     }
 
     async fn connect(&self, url: &str) -> Result<Channel> {

@@ -3,13 +3,10 @@
 //! The store names its errors by their text; the code alone does not tell them apart.
 
 use std::error::Error as StdError;
-use std::io;
 
 use tonic::{Code, Status};
 
 use crate::error::{Error, ErrorKind};
-
-const CERTIFICATE_REFUSED: &str = "the member wants to see a certificate of the client that it trusts";
 
 /// Why a call failed, in terms of what the transport does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +21,6 @@ pub(crate) enum Fault {
     Unsure,
     /// The token is missing, unknown or older than the rules; nothing was done.
     Token,
-    /// The member did not take the client's certificate, and has read nothing.
-    Certificate,
     /// A definite answer.
     Refused,
 }
@@ -58,29 +53,6 @@ fn was_not_sent(status: &Status) -> bool {
     })
 }
 
-/// What an encrypted connection ends with if the member does not take the client's certificate.
-///
-/// h2 keeps no error of a connection but its kind and its text, so these two are the mark; no socket fails
-/// to be read or written for want of a permission.
-#[cfg(feature = "tls")]
-pub(crate) fn certificate_refused(alert: String) -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, format!("{CERTIFICATE_REFUSED} alert={alert}"))
-}
-
-pub(crate) fn is_certificate_refused(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::PermissionDenied && error.to_string().starts_with(CERTIFICATE_REFUSED)
-}
-
-fn certificate_was_refused(status: &Status) -> bool {
-    chain(status).any(|cause| {
-        let error = match cause.downcast_ref::<h2::Error>() {
-            Some(error) => error.get_io(),
-            None => cause.downcast_ref(),
-        };
-        error.is_some_and(is_certificate_refused)
-    })
-}
-
 /// Texts that say the token must be renewed.
 pub(crate) fn is_token_text(message: &str) -> bool {
     message.contains("etcdserver: invalid auth token")
@@ -92,9 +64,6 @@ pub(crate) fn is_token_text(message: &str) -> bool {
 pub(crate) fn fault(status: &Status) -> Fault {
     // A status that was made here has a source, one that travelled has none.
     if status.source().is_some() {
-        if certificate_was_refused(status) {
-            return Fault::Certificate;
-        }
         return if was_not_sent(status) { Fault::NotSent } else { Fault::Broken };
     }
     let message = status.message();
@@ -158,10 +127,6 @@ fn is_auth_text(message: &str) -> bool {
 /// What the caller sees.
 pub(crate) fn error(status: Status, endpoint: &str) -> Error {
     if status.source().is_some() {
-        if certificate_was_refused(&status) {
-            let text = innermost(&status).to_string();
-            return Error::new(ErrorKind::AuthFailed, text).at(endpoint).caused_by(status);
-        }
         let text = format!("{}: {}", status.message(), innermost(&status));
         return Error::new(ErrorKind::Unavailable, text).at(endpoint).caused_by(status);
     }

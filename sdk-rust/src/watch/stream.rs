@@ -246,8 +246,7 @@ impl Stream {
                 self.renew().await;
                 return "the token was refused";
             }
-            // Also a certificate that is refused: it may be replaced by one that is not.
-            Fault::NotSent | Fault::Broken | Fault::Certificate => self.core.failed(index),
+            Fault::NotSent | Fault::Broken => self.core.failed(index),
             Fault::Refused => {
                 // It would be refused again, for every watch.
                 if matches!(status.code(), tonic::Code::PermissionDenied | tonic::Code::Unimplemented) {
