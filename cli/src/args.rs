@@ -135,7 +135,8 @@ impl Globals {
         let or_variable = |given: &Option<String>, name| given.clone().or_else(|| variable(name));
         let file =
             |given: &Option<PathBuf>, name| given.clone().or_else(|| variable(name).map(PathBuf::from));
-        let flag = |given: Option<bool>, name: &str| match (given, variable(name)) {
+        let said = |name: &str| variable(name).filter(|text| !text.is_empty());
+        let flag = |given: Option<bool>, name: &str| match (given, said(name)) {
             (Some(given), _) => Ok(Some(given)),
             (None, Some(text)) => truth(&text).map(Some).map_err(|reason| {
                 Failure::usage(format!("a variable makes no sense: {reason} {name}={text:?}"))
@@ -319,6 +320,7 @@ mod tests {
         assert_eq!(tls("--insecure-skip-tls-verify=false --endpoints https://a:1", Some("true")), Ok(None));
         assert_eq!(tls("--insecure-transport", None), Ok(None));
         assert_eq!(tls("--insecure-transport=false", None), Ok(Some(TlsOptions::default())));
+        assert_eq!(tls("--endpoints https://a:1", Some("")), Ok(None));
         assert!(tls("", Some("perhaps")).expect_err("is no truth value").is_usage());
         assert_eq!(refusal("folkmoot get k --insecure-transport=perhaps"), ErrorKind::ValueValidation);
     }

@@ -209,3 +209,17 @@ impl Client {
         self.0.client.watch_stream_count()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_and_trust_in_anybody_exclude_each_other() {
+        let skipping = || TlsOptions { skip_verify: true, ..TlsOptions::default() };
+        assert!(tls(skipping()).is_ok());
+        let both = TlsOptions { ca_file: Some("ca.pem".to_owned()), ..skipping() };
+        let error = tls(both).expect_err("makes no sense");
+        assert!(error.message.contains("skip_verify"), "{}", error.message);
+    }
+}

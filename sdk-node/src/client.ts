@@ -12,8 +12,8 @@ import { type Leader, type LeaderEvent, leaderEvent, Session } from './session.j
 import { opened, type Stream, type StreamOptions } from './stream.js'
 
 /**
- * How connections are encrypted; each file may be given as its PEM text instead. Files are read when the client
- * is made, and again when they have changed and a connection is made.
+ * How connections are encrypted; each file may be given as its PEM text instead. Files are read when the
+ * client is made, and again when they have changed and a connection is made.
  */
 export interface TlsOptions {
   /** File of the authorities to trust; the system's if neither this nor `caPem` is given. */
@@ -27,8 +27,8 @@ export interface TlsOptions {
   /** The name to expect in the members' certificates instead of the endpoint's host. */
   serverName?: string | undefined
   /**
-   * Trust anybody, whatever the certificate says; instead of `ca`. **Dangerous:** it encrypts, but anybody can be
-   * in the middle, read everything and change it. For tests.
+   * Trust anybody, whatever the certificate says; instead of `ca`. **Dangerous:** it encrypts, but anybody
+   * can be in the middle, read everything and change it. For tests.
    */
   skipVerify?: boolean | undefined
 }

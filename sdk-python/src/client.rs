@@ -75,8 +75,9 @@ calls! { Client {
         connect_timeout: Option<f64>,
         request_timeout: Option<f64>,
     ) -> PyResult<Self> {
-        let tls = tls.map(
-            |(ca_file, ca_pem, cert_file, cert_pem, key_file, key_pem, server_name, skip_verify)| bridge::TlsOptions {
+        let tls = tls.map(|tls| {
+            let (ca_file, ca_pem, cert_file, cert_pem, key_file, key_pem, server_name, skip_verify) = tls;
+            bridge::TlsOptions {
                 ca_file,
                 ca_pem: ca_pem.map(Into::into),
                 cert_file,
@@ -85,8 +86,8 @@ calls! { Client {
                 key_pem: key_pem.map(Into::into),
                 server_name,
                 skip_verify,
-            },
-        );
+            }
+        });
         let options = bridge::ConnectOptions {
             endpoints,
             user,
