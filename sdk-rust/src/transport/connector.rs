@@ -94,7 +94,9 @@ impl Service<Uri> for Connector {
                 let handshake = TlsConnector::from(config).connect(name, tcp).await;
                 let tls = handshake.inspect_err(|error| attempt.failed(error))?;
                 match tls.get_ref().1.alpn_protocol() {
-                    Some(HTTP_2) => Ok(TokioIo::new(Connection { tls, attempt, is_heard: false })),
+                    Some(HTTP_2) => {
+                        Ok(TokioIo::new(Connection { tls, attempt, is_heard: false, write_error: None }))
+                    }
                     other => {
                         let other = other.map(String::from_utf8_lossy);
                         Err(format!("the member does not offer HTTP/2 by ALPN protocol={other:?}").into())
@@ -119,6 +121,8 @@ pub(crate) struct Connection {
     /// Whether the member has sent anything. It does so only after the handshake, and what it refuses
     /// later is not the handshake.
     is_heard: bool,
+    /// What a write failed with, until the next read.
+    write_error: Option<io::Error>,
 }
 
 impl fmt::Debug for Connection {
@@ -131,18 +135,16 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// A member that refuses ends the connection, and that can show in a write before the reason is read.
-    fn look_for_refusal(&mut self, cx: &mut Context<'_>) {
-        if self.is_heard {
-            return;
+    /// A member that refuses ends the connection, and that can show in a write before the reason is read:
+    /// it is on its way to us, or here and not announced yet. So the write passes, and the next read, which
+    /// finds the reason or the end, is the error.
+    fn put_off<T>(&mut self, written: T, error: io::Error) -> io::Result<T> {
+        let has_ended = matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+        if self.is_heard || !has_ended {
+            return Err(error);
         }
-        // What it is that is read does not matter: the connection is given up.
-        let mut scratch = [0; 64];
-        match Pin::new(&mut self.tls).poll_read(cx, &mut ReadBuf::new(&mut scratch)) {
-            Poll::Ready(Ok(())) => self.is_heard = true,
-            Poll::Ready(Err(error)) => self.attempt.failed(&error),
-            Poll::Pending => {}
-        }
+        self.write_error.get_or_insert(error);
+        Ok(written)
     }
 }
 
@@ -155,10 +157,11 @@ impl AsyncRead for Connection {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.tls).poll_read(cx, buffer);
         self.is_heard |= buffer.filled().len() > before;
-        if let Poll::Ready(Err(error)) = &polled
-            && !self.is_heard
-        {
-            self.attempt.failed(error);
+        match (&polled, self.write_error.take()) {
+            (Poll::Pending, write_error) => self.write_error = write_error,
+            (Poll::Ready(Err(error)), _) if !self.is_heard => self.attempt.failed(error),
+            (Poll::Ready(Ok(())), Some(error)) => return Poll::Ready(Err(error)),
+            (Poll::Ready(_), _) => {}
         }
         polled
     }
@@ -167,7 +170,7 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.tls).poll_write(cx, bytes));
-        Poll::Ready(written.inspect_err(|_| self.look_for_refusal(cx)))
+        Poll::Ready(written.or_else(|error| self.put_off(bytes.len(), error)))
     }
 
     fn poll_write_vectored(
@@ -176,7 +179,8 @@ impl AsyncWrite for Connection {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.tls).poll_write_vectored(cx, bytes));
-        Poll::Ready(written.inspect_err(|_| self.look_for_refusal(cx)))
+        let all = bytes.iter().map(|bytes| bytes.len()).sum();
+        Poll::Ready(written.or_else(|error| self.put_off(all, error)))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -185,7 +189,7 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = ready!(Pin::new(&mut self.tls).poll_flush(cx));
-        Poll::Ready(flushed.inspect_err(|_| self.look_for_refusal(cx)))
+        Poll::Ready(flushed.or_else(|error| self.put_off((), error)))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
