@@ -299,6 +299,7 @@ export interface ConnectIn {
   namespace?: Buffer
   connectTimeoutMs?: number
   requestTimeoutMs?: number
+  autoSyncMs?: number
 }
 
 export interface Contender {
@@ -543,6 +544,7 @@ export interface TlsIn {
   keyFile?: string
   keyPem?: Buffer
   serverName?: string
+  skipVerify?: boolean
 }
 
 export interface Token {

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use folkmoot_server::config::parse_duration;
+use folkmoot_server::config::{parse_bool, parse_duration};
 
-use crate::client::{ConnectOptions, TlsFiles, split_endpoints};
+use crate::client::{ConnectOptions, TlsOptions, split_endpoints};
 use crate::commands::local::{CompletionArgs, VersionArgs};
 use crate::commands::{ClientCommand, Context};
 use crate::failure::{Failure, Result};
@@ -84,6 +84,16 @@ pub struct Globals {
     /// The key (PEM) of --cert [env: FOLKMOOT_KEY, ETCDCTL_KEY]
     #[arg(id = "key_file", long = "key", global = true, value_name = "FILE")]
     key_file: Option<PathBuf>,
+    /// Where it is encrypted, trust anybody: whoever is in the middle can read everything and change it. For
+    /// tests [env: FOLKMOOT_INSECURE_SKIP_TLS_VERIFY, ETCDCTL_INSECURE_SKIP_TLS_VERIFY]
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", value_parser = truth)]
+    insecure_skip_tls_verify: Option<bool>,
+    /// With =false, encrypt also where no file and no https:// asks for it [env: FOLKMOOT_INSECURE_TRANSPORT,
+    /// ETCDCTL_INSECURE_TRANSPORT]
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", value_parser = truth)]
+    insecure_transport: Option<bool>,
     /// Log in with this name [env: FOLKMOOT_USER, ETCDCTL_USER]
     #[arg(long, global = true, value_name = "NAME[:PASSWORD]")]
     user: Option<String>,
@@ -98,6 +108,11 @@ pub fn duration(text: &str) -> std::result::Result<Duration, String> {
         Some(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("it is a duration such as 500ms, 10s or 1h30m".into()),
     }
+}
+
+/// Reads a truth value in the forms that etcdctl takes.
+fn truth(text: &str) -> std::result::Result<bool, String> {
+    parse_bool(text).ok_or_else(|| "it is true or false".into())
 }
 
 impl Cli {
@@ -120,14 +135,30 @@ impl Globals {
         let or_variable = |given: &Option<String>, name| given.clone().or_else(|| variable(name));
         let file =
             |given: &Option<PathBuf>, name| given.clone().or_else(|| variable(name).map(PathBuf::from));
+        let said = |name: &str| variable(name).filter(|text| !text.is_empty());
+        let flag = |given: Option<bool>, name: &str| match (given, said(name)) {
+            (Some(given), _) => Ok(Some(given)),
+            (None, Some(text)) => truth(&text).map(Some).map_err(|reason| {
+                Failure::usage(format!("a variable makes no sense: {reason} {name}={text:?}"))
+            }),
+            (None, None) => Ok(None),
+        };
+        let endpoints = endpoints(or_variable(&self.endpoints, "ENDPOINTS"));
+        let skip_verify = flag(self.insecure_skip_tls_verify, "INSECURE_SKIP_TLS_VERIFY")? == Some(true);
+        let may_be_plain = flag(self.insecure_transport, "INSECURE_TRANSPORT")? != Some(false);
+        // As with etcdctl, a flag that only says what not to check does not encrypt by itself.
+        let is_encrypted =
+            !may_be_plain || skip_verify && endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
         Ok(ConnectOptions {
-            endpoints: endpoints(or_variable(&self.endpoints, "ENDPOINTS")),
+            endpoints,
             dial_timeout: self.dial_timeout,
             command_timeout: self.command_timeout,
-            tls: tls_files(
+            tls: tls_options(
                 file(&self.cacert, "CACERT"),
                 file(&self.cert, "CERT"),
                 file(&self.key_file, "KEY"),
+                skip_verify,
+                is_encrypted,
             )?,
             credentials: credentials(
                 or_variable(&self.user, "USER"),
@@ -141,19 +172,21 @@ fn from_environment(name: &str) -> Option<String> {
     VARIABLE_PREFIXES.iter().find_map(|prefix| env::var(format!("{prefix}{name}")).ok())
 }
 
-fn tls_files(
+fn tls_options(
     authorities: Option<PathBuf>,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
-) -> Result<Option<TlsFiles>> {
+    skip_verify: bool,
+    is_encrypted: bool,
+) -> Result<Option<TlsOptions>> {
     let identity = match (certificate, key) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
         (None, None) => None,
         (Some(_), None) => return Err(Failure::usage("--cert needs --key, the key of the certificate")),
         (None, Some(_)) => return Err(Failure::usage("--key needs --cert, the certificate of the key")),
     };
-    let files = TlsFiles { authorities, identity };
-    Ok((files != TlsFiles::default()).then_some(files))
+    let is_wanted = is_encrypted || authorities.is_some() || identity.is_some();
+    Ok(is_wanted.then_some(TlsOptions { authorities, identity, skip_verify }))
 }
 
 fn credentials(user: Option<String>, password: Option<String>) -> Result<Option<(String, String)>> {
@@ -262,13 +295,34 @@ mod tests {
     fn encryption_needs_both_files_of_an_identity() {
         let tls = |line: &str| accepted(line).globals.connect(|_| None).map(|connect| connect.tls);
         assert_eq!(tls("folkmoot get k"), Ok(None));
-        let files = TlsFiles {
+        let files = TlsOptions {
             authorities: Some("ca.pem".into()),
             identity: Some(("me.pem".into(), "me.key".into())),
+            skip_verify: false,
         };
         assert_eq!(tls("folkmoot get k --cacert ca.pem --cert me.pem --key me.key"), Ok(Some(files)));
         assert!(tls("folkmoot get k --cert me.pem").expect_err("has no key").is_usage());
         assert!(tls("folkmoot get k --key me.key").expect_err("has no certificate").is_usage());
+    }
+
+    #[test]
+    fn verification_is_skipped_only_where_something_else_encrypts() {
+        let tls = |line: &str, variable: Option<&str>| {
+            let variable =
+                |name: &str| variable.filter(|_| name == "INSECURE_SKIP_TLS_VERIFY").map(str::to_owned);
+            accepted(&format!("folkmoot get k {line}")).globals.connect(variable).map(|connect| connect.tls)
+        };
+        let skipping = || Ok(Some(TlsOptions { skip_verify: true, ..TlsOptions::default() }));
+        assert_eq!(tls("--insecure-skip-tls-verify --endpoints https://a:1", None), skipping());
+        assert_eq!(tls("--endpoints https://a:1", Some("true")), skipping());
+        assert_eq!(tls("--insecure-skip-tls-verify --insecure-transport=false", None), skipping());
+        assert_eq!(tls("--insecure-skip-tls-verify --endpoints a:1", None), Ok(None));
+        assert_eq!(tls("--insecure-skip-tls-verify=false --endpoints https://a:1", Some("true")), Ok(None));
+        assert_eq!(tls("--insecure-transport", None), Ok(None));
+        assert_eq!(tls("--insecure-transport=false", None), Ok(Some(TlsOptions::default())));
+        assert_eq!(tls("--endpoints https://a:1", Some("")), Ok(None));
+        assert!(tls("", Some("perhaps")).expect_err("is no truth value").is_usage());
+        assert_eq!(refusal("folkmoot get k --insecure-transport=perhaps"), ErrorKind::ValueValidation);
     }
 
     #[test]

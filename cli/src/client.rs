@@ -6,12 +6,11 @@
 //! cannot be reached is passed over for the next one; after that, an error is an error.
 
 use std::convert::Infallible;
-use std::fs;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use folkmoot_client::Tls;
+use folkmoot_client::{ErrorKind, Tls};
 use folkmoot_proto::etcdserverpb::AuthenticateRequest;
 use folkmoot_proto::etcdserverpb::auth_client::AuthClient;
 use folkmoot_proto::etcdserverpb::cluster_client::ClusterClient;
@@ -22,15 +21,11 @@ use tokio::net::TcpStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use crate::failure::{Failure, Result, root_cause};
+use crate::failure::{Failure, Result};
 
-/// Pings on a connection with open calls, so that a dead member is noticed while something streams.
-/// Servers may refuse more than one in five seconds.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long the first answer may take before it is looked whether anybody listens at all.
 const LISTENS_AFTER: Duration = Duration::from_millis(100);
 /// What a store without users says to a name and a password.
@@ -47,45 +42,34 @@ pub struct ConnectOptions {
     pub command_timeout: Duration,
     /// How connections are encrypted; without it, only those to `https://` endpoints are, and the
     /// system says whom to trust.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<TlsOptions>,
     /// Name and password.
     pub credentials: Option<(String, String)>,
 }
 
-/// The files that encryption needs, in PEM.
+/// How connections are encrypted; files are PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsFiles {
+pub struct TlsOptions {
     /// Authorities to trust; without, those of the system.
     pub authorities: Option<PathBuf>,
     /// Certificate and key to show to the members.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// Trust anybody, whoever the authorities are.
+    pub skip_verify: bool,
 }
 
-impl TlsFiles {
+impl TlsOptions {
     fn for_library(&self) -> Tls {
-        let tls = self.authorities.as_ref().map_or_else(Tls::system, Tls::from_files);
+        let tls = match &self.authorities {
+            _ if self.skip_verify => Tls::skip_verify(),
+            Some(file) => Tls::from_files(file),
+            None => Tls::system(),
+        };
         match &self.identity {
             Some((certificate, key)) => tls.identity(certificate, key),
             None => tls,
         }
     }
-
-    fn for_channel(&self) -> Result<ClientTlsConfig> {
-        let mut config = ClientTlsConfig::new();
-        config = match &self.authorities {
-            Some(path) => config.ca_certificate(Certificate::from_pem(read(path)?)),
-            None => config.with_native_roots(),
-        };
-        if let Some((certificate, key)) = &self.identity {
-            config = config.identity(Identity::from_pem(read(certificate)?, read(key)?));
-        }
-        Ok(config)
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path)
-        .map_err(|error| Failure::usage(format!("cannot read a TLS file: {error} path={}", path.display())))
 }
 
 impl ConnectOptions {
@@ -194,21 +178,12 @@ impl Client {
     pub async fn connect_to(endpoint: &str, options: &ConnectOptions) -> Result<Self> {
         let url = endpoint_url(endpoint, options.tls.is_some())?;
         let unreachable = |reason: &str| Failure::new(unreachable_endpoint(endpoint, reason));
-        let encrypted = url.starts_with("https://");
-        let mut dialer = Endpoint::from_shared(url)
-            .map_err(|error| unreachable(&root_cause(&error)))?
-            .connect_timeout(options.dial_timeout)
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT);
-        if encrypted {
-            let config = options.tls.clone().unwrap_or_default().for_channel()?;
-            dialer = dialer.tls_config(config).map_err(|error| {
-                Failure::usage(format!("the TLS files cannot be used: {}", root_cause(&error)))
-            })?;
-        }
-        let channel = match tokio::time::timeout(options.dial_timeout, dialer.connect()).await {
+        let tls = options.tls.as_ref().map(TlsOptions::for_library);
+        let dialing = folkmoot_client::dial(&url, tls.as_ref(), options.dial_timeout);
+        let channel = match tokio::time::timeout(options.dial_timeout, dialing).await {
             Ok(Ok(channel)) => channel,
-            Ok(Err(error)) => return Err(unreachable(&root_cause(&error))),
+            Ok(Err(error)) if error.kind() == ErrorKind::InvalidArgument => return Err(error.into()),
+            Ok(Err(error)) => return Err(unreachable(error.message())),
             Err(_) => return Err(unreachable(&options.no_connection())),
         };
         let mut client = Self { channel, token: Token(None), command_timeout: options.command_timeout };

@@ -101,15 +101,6 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// The innermost cause of an error: what the system said.
-pub fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
-}
-
 /// Adds the causes of an error to its text, each once.
 fn append_causes(message: &mut String, error: &dyn std::error::Error) {
     let mut cause = error.source();

@@ -112,6 +112,11 @@ fn commands_are_encrypted_and_show_a_certificate() {
         assert!(failure(&etcd.ours(line, &["--cacert", "/no/such.pem"]), 2).contains("/no/such.pem"));
         assert!(failure(&etcd.ours(line, &["--cert", &cert]), 2).contains("--key"));
         failure(&etcd.ours(line, &["--insecure-frob"]), 2);
+        let skipping = ["--insecure-skip-tls-verify", "--cacert", &other, "--cert", &cert, "--key", &key];
+        text(&etcd.ours(line, &skipping));
+        // That the members are not checked does not mean that they do not check.
+        let nobody = failure(&etcd.ours(line, &["--insecure-skip-tls-verify"]), 1);
+        assert!(line == "member list" || nobody.contains("certificate"), "{nobody}");
     }
 }
 

@@ -28,6 +28,9 @@ pub struct TlsOptions {
     pub key_pem: Option<Bytes>,
     /// The name to expect in the members' certificates instead of the endpoint's host.
     pub server_name: Option<String>,
+    /// Trust anybody, whatever the certificate says: dangerous, for tests. Authorities to trust make no sense
+    /// beside it.
+    pub skip_verify: bool,
 }
 
 /// Where the store is and how to reach it. `None` leaves it to `folkmoot-client`.
@@ -48,17 +51,25 @@ pub struct ConnectOptions {
     pub connect_timeout: Option<Duration>,
     /// How long a call may take that does not wait by design.
     pub request_timeout: Option<Duration>,
+    /// How often the members are asked who the members are; not at all if not said.
+    pub auto_sync: Option<Duration>,
 }
 
 fn tls(options: TlsOptions) -> Result<sdk::Tls> {
-    let TlsOptions { ca_file, ca_pem, cert_file, cert_pem, key_file, key_pem, server_name } = options;
+    let TlsOptions { ca_file, ca_pem, cert_file, cert_pem, key_file, key_pem, server_name, skip_verify } =
+        options;
     let both = |what: &str| {
         Err(BridgeError::argument(what, format!("{what} is given both as a file and as a text")))
     };
+    if skip_verify && (ca_file.is_some() || ca_pem.is_some()) {
+        let text = "authorities to trust make no sense if skip_verify trusts anybody";
+        return Err(BridgeError::argument("ca", text));
+    }
     let mut tls = match (ca_file, ca_pem) {
         (Some(_), Some(_)) => return both("ca"),
         (Some(file), None) => sdk::Tls::from_files(file),
         (None, Some(pem)) => sdk::Tls::from_pem(pem),
+        (None, None) if skip_verify => sdk::Tls::skip_verify(),
         (None, None) => sdk::Tls::system(),
     };
     tls = match (cert_file, key_file, cert_pem, key_pem) {
@@ -136,6 +147,13 @@ impl Client {
             if let Some(timeout) = options.request_timeout {
                 builder = builder.request_timeout(timeout);
             }
+            if let Some(interval) = options.auto_sync {
+                if interval < Duration::from_secs(1) {
+                    let text = format!("auto_sync is one second at least, not {interval:?}");
+                    return Err(BridgeError::argument("auto_sync", text));
+                }
+                builder = builder.auto_sync(interval);
+            }
             let life = Arc::new(Life { pid: std::process::id(), stopped: AtomicBool::new(false) });
             Ok(Self::wrap(life, builder.connect_lazy()?))
         })
@@ -198,5 +216,19 @@ impl Client {
     #[doc(hidden)]
     pub fn watch_stream_count(&self) -> usize {
         self.0.client.watch_stream_count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_and_trust_in_anybody_exclude_each_other() {
+        let skipping = || TlsOptions { skip_verify: true, ..TlsOptions::default() };
+        assert!(tls(skipping()).is_ok());
+        let both = TlsOptions { ca_file: Some("ca.pem".to_owned()), ..skipping() };
+        let error = tls(both).expect_err("makes no sense");
+        assert!(error.message.contains("skip_verify"), "{}", error.message);
     }
 }

@@ -20,6 +20,7 @@ pub struct TlsIn {
     pub key_file: Option<String>,
     pub key_pem: Option<Buffer>,
     pub server_name: Option<String>,
+    pub skip_verify: Option<bool>,
 }
 
 #[napi(object)]
@@ -31,6 +32,7 @@ pub struct ConnectIn {
     pub namespace: Option<Buffer>,
     pub connect_timeout_ms: Option<f64>,
     pub request_timeout_ms: Option<f64>,
+    pub auto_sync_ms: Option<f64>,
 }
 
 stream!(WatchStream(WatchStream) -> WatchBatch, WatchBatch::from);
@@ -51,6 +53,7 @@ impl Client {
             key_file: tls.key_file,
             key_pem: tls.key_pem.as_ref().map(bytes),
             server_name: tls.server_name,
+            skip_verify: tls.skip_verify.unwrap_or_default(),
         });
         let options = bridge::ConnectOptions {
             endpoints: options.endpoints,
@@ -60,6 +63,7 @@ impl Client {
             namespace: options.namespace.as_ref().map(bytes).unwrap_or_default(),
             connect_timeout: maybe_millis(options.connect_timeout_ms)?,
             request_timeout: maybe_millis(options.request_timeout_ms)?,
+            auto_sync: maybe_millis(options.auto_sync_ms)?,
         };
         Ok(Self(bridge::Client::create(options).map_err(fail)?))
     }

@@ -11,7 +11,10 @@ import { Registry } from './registry.js'
 import { type Leader, type LeaderEvent, leaderEvent, Session } from './session.js'
 import { opened, type Stream, type StreamOptions } from './stream.js'
 
-/** How connections are encrypted; each file may be given as its PEM text instead. */
+/**
+ * How connections are encrypted; each file may be given as its PEM text instead. Files are read when the
+ * client is made, and again when they have changed and a connection is made.
+ */
 export interface TlsOptions {
   /** File of the authorities to trust; the system's if neither this nor `caPem` is given. */
   ca?: string | undefined
@@ -23,6 +26,11 @@ export interface TlsOptions {
   keyPem?: Bytes | undefined
   /** The name to expect in the members' certificates instead of the endpoint's host. */
   serverName?: string | undefined
+  /**
+   * Trust anybody, whatever the certificate says; instead of `ca`. **Dangerous:** it encrypts, but anybody
+   * can be in the middle, read everything and change it. For tests.
+   */
+  skipVerify?: boolean | undefined
 }
 
 /** Where the store is and how to reach it. */
@@ -38,6 +46,11 @@ export interface ClientOptions {
   connectTimeoutMs?: number | undefined
   /** How long a call may take that does not wait by design, in milliseconds. */
   requestTimeoutMs?: number | undefined
+  /**
+   * How often the members are asked who the members are, in milliseconds, 1000 at least; those that are new
+   * are added to the endpoints. Not done if not said.
+   */
+  autoSyncMs?: number | undefined
 }
 
 /** How to watch. */
@@ -67,7 +80,7 @@ export interface SessionOptions extends CallOptions {
 }
 
 function tlsIn(options: TlsOptions): native.TlsIn {
-  check.known('tls', options, ['ca', 'caPem', 'cert', 'certPem', 'key', 'keyPem', 'serverName'])
+  check.known('tls', options, ['ca', 'caPem', 'cert', 'certPem', 'key', 'keyPem', 'serverName', 'skipVerify'])
   return {
     caFile: check.maybe(options.ca, (file) => check.text('tls.ca', file)),
     caPem: check.maybe(options.caPem, (pem) => check.bytes('tls.caPem', pem)),
@@ -76,6 +89,7 @@ function tlsIn(options: TlsOptions): native.TlsIn {
     keyFile: check.maybe(options.key, (file) => check.text('tls.key', file)),
     keyPem: check.maybe(options.keyPem, (pem) => check.bytes('tls.keyPem', pem)),
     serverName: check.maybe(options.serverName, (name) => check.text('tls.serverName', name)),
+    skipVerify: check.maybe(options.skipVerify, (skip) => check.truth('tls.skipVerify', skip)),
   }
 }
 
@@ -88,6 +102,7 @@ function connectIn(options: ClientOptions): native.ConnectIn {
     'namespace',
     'connectTimeoutMs',
     'requestTimeoutMs',
+    'autoSyncMs',
     'signal',
   ])
   const { endpoints, auth } = options
@@ -103,6 +118,7 @@ function connectIn(options: ClientOptions): native.ConnectIn {
     namespace: check.maybe(options.namespace, (prefix) => check.bytes('namespace', prefix)),
     connectTimeoutMs: check.maybe(options.connectTimeoutMs, (time) => check.millis('connectTimeoutMs', time)),
     requestTimeoutMs: check.maybe(options.requestTimeoutMs, (time) => check.millis('requestTimeoutMs', time)),
+    autoSyncMs: check.maybe(options.autoSyncMs, (time) => check.millis('autoSyncMs', time)),
   }
 }
 

@@ -176,6 +176,11 @@ test('types_are_strict: wrong types are refused by name', async () => {
   assert.throws(() => Client.create(), type(/options must be an object; got undefined/))
   const half = { user: 'u' } as { user: string; password: string }
   assert.throws(() => Client.create({ endpoints: 'x', auth: half }), type(/auth.password must be a string/))
+  // @ts-expect-error verification is skipped or not
+  assert.throws(() => Client.create({ endpoints: 'x', tls: { skipVerify: 1 } }), type(/skipVerify must be/))
+  const both = { ca: '/no/such/file', skipVerify: true }
+  assert.throws(() => Client.create({ endpoints: 'x', tls: both }), { code: 'INVALID_ARGUMENT' })
+  Client.create({ endpoints: 'x', tls: { skipVerify: true } }).close()
   assert.throws(() => Client.create({ endpoints: '' }), { code: 'INVALID_ARGUMENT' })
   assert.throws(() => client.leases.revoke(2n ** 64n), rangeError(/id must fit/))
   // @ts-expect-error a member's id is a bigint

@@ -9,7 +9,7 @@ use crate::error::Raise as _;
 use crate::pending::{Pending, start};
 use crate::registry::Registry;
 
-/// CA, certificate and key as files, the same as texts, and the server's name.
+/// CA, certificate and key, each as a file or as a text, the server's name, and whether nothing is verified.
 type TlsTuple = (
     Option<String>,
     Option<Vec<u8>>,
@@ -18,6 +18,7 @@ type TlsTuple = (
     Option<String>,
     Option<Vec<u8>>,
     Option<String>,
+    bool,
 );
 
 #[pyclass(frozen, module = "folkmoot._native")]
@@ -73,8 +74,10 @@ calls! { Client {
         namespace: &[u8],
         connect_timeout: Option<f64>,
         request_timeout: Option<f64>,
+        auto_sync: Option<f64>,
     ) -> PyResult<Self> {
-        let tls = tls.map(|(ca_file, ca_pem, cert_file, cert_pem, key_file, key_pem, server_name)| {
+        let tls = tls.map(|tls| {
+            let (ca_file, ca_pem, cert_file, cert_pem, key_file, key_pem, server_name, skip_verify) = tls;
             bridge::TlsOptions {
                 ca_file,
                 ca_pem: ca_pem.map(Into::into),
@@ -83,6 +86,7 @@ calls! { Client {
                 key_file,
                 key_pem: key_pem.map(Into::into),
                 server_name,
+                skip_verify,
             }
         });
         let options = bridge::ConnectOptions {
@@ -93,6 +97,7 @@ calls! { Client {
             namespace: bytes(namespace),
             connect_timeout: durations(connect_timeout)?,
             request_timeout: durations(request_timeout)?,
+            auto_sync: durations(auto_sync)?,
         };
         Ok(Self(bridge::Client::create(options).raise(py)?))
     }

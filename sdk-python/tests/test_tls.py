@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from folkmoot import Client, DeadlineExceeded, Tls, Unavailable
+from folkmoot import AuthFailed, Client, DeadlineExceeded, Tls, Unavailable
 from folkmoot.sync import Client as SyncClient
 
 from .conftest import PATIENCE, eventually_sync, free_port
@@ -99,7 +99,6 @@ async def test_who_is_not_trusted_is_refused(endpoint: str, certificates: Path) 
     ours = files(certificates)
     for wrong in (
         Tls(ca=f"{certificates}/other.crt", cert=ours.cert, key=ours.key),
-        Tls(ca=ours.ca),
         Tls(ca=ours.ca, cert=ours.cert, key=ours.key, server_name="elsewhere.test"),
         True,
     ):
@@ -109,6 +108,21 @@ async def test_who_is_not_trusted_is_refused(endpoint: str, certificates: Path) 
         client.close()
     async with Client(endpoint, tls=Tls(ours.ca, ours.cert, ours.key, "store.test")) as client:
         assert await asyncio.wait_for(client.get("nothing"), PATIENCE) is None
+
+
+async def test_who_shows_no_certificate_is_told_so(endpoint: str, certificates: Path) -> None:
+    client = Client(endpoint, tls=Tls(ca=f"{certificates}/ca.crt"))
+    with pytest.raises(AuthFailed, match="certificate") as refused:
+        await client.put("a", "1")
+    assert not refused.value.maybe_applied
+    client.close()
+
+
+async def test_verification_can_be_skipped(endpoint: str, certificates: Path) -> None:
+    ours = files(certificates)
+    tls = Tls(cert=ours.cert, key=ours.key, server_name="elsewhere.test", skip_verify=True)
+    async with Client(endpoint, tls=tls) as client:
+        await client.put("a", "1")
 
 
 def test_encryption_and_a_plain_endpoint_do_not_go_together(certificates: Path) -> None:

@@ -62,6 +62,8 @@ pub use recipes::election::{Election, Leader, LeaderEvent, Leadership, Observer,
 pub use recipes::mutex::{Contender, Guard, Mutex};
 pub use runtime::private as runtime;
 pub use session::{LostReason, Session, SessionBuilder, SessionState};
+#[doc(hidden)]
+pub use transport::endpoint::dial;
 pub use transport::tls::Tls;
 pub use watch::{WatchBatch, WatchBuilder, Watcher, WhenFull};
 

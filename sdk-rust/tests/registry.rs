@@ -1,5 +1,7 @@
 //! The registry against real servers.
 
+#![allow(clippy::print_stderr)]
+
 mod support;
 
 use std::time::Duration;

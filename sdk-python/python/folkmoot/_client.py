@@ -70,6 +70,7 @@ class Client(ClientBase):
         namespace: Text = b"",
         connect_timeout: float | None = None,
         request_timeout: float | None = None,
+        auto_sync: float | None = None,
     ) -> None:
         """Say where the store is, and ask nobody yet.
 
@@ -81,8 +82,12 @@ class Client(ClientBase):
         :param namespace: put this in front of every key.
         :param connect_timeout: how long one attempt to connect may take, in seconds; 2 if not said.
         :param request_timeout: how long a call may take that does not wait by design; 5 if not said.
+        :param auto_sync: ask the members so often who the members are, in seconds, one at least, and add
+            those that are new to the endpoints; not done if not said.
         """
-        super().__init__(endpoints, user, password, tls, namespace, connect_timeout, request_timeout)
+        super().__init__(
+            endpoints, user, password, tls, namespace, connect_timeout, request_timeout, auto_sync
+        )
 
     async def __aenter__(self) -> Client:
         await self.verify()

@@ -167,7 +167,8 @@ def tls(value: object) -> TlsTuple | None:
         raise fail(argument, "the path of a file, or its text as bytes", value)
 
     name = optional_text(value.server_name, "tls.server_name")
-    return *pem(value.ca, "tls.ca"), *pem(value.cert, "tls.cert"), *pem(value.key, "tls.key"), name
+    skip = flag(value.skip_verify, "tls.skip_verify")
+    return *pem(value.ca, "tls.ca"), *pem(value.cert, "tls.cert"), *pem(value.key, "tls.key"), name, skip
 
 
 Kind = Literal["one", "prefix", "range", "from", "all"]

@@ -9,7 +9,9 @@ _T = TypeVar("_T", covariant=True)
 
 __version__: str
 
-TlsTuple = tuple[str | None, bytes | None, str | None, bytes | None, str | None, bytes | None, str | None]
+TlsTuple = tuple[
+    str | None, bytes | None, str | None, bytes | None, str | None, bytes | None, str | None, bool
+]
 KeysTuple = tuple[str, bytes, bytes]
 GetTuple = tuple[KeysTuple, int, int, str | None, bool, bool, bool, bool, tuple[int, int, int, int]]
 CompareTuple = tuple[KeysTuple, str, str, int | bytes]
@@ -88,6 +90,7 @@ class Client:
         namespace: bytes,
         connect_timeout: float | None,
         request_timeout: float | None,
+        auto_sync: float | None,
     ) -> Client: ...
     def namespace(self, prefix: bytes) -> Client: ...
     def cluster_id(self) -> int: ...

@@ -42,6 +42,7 @@ class Options(TypedDict):
     namespace: bytes
     connect_timeout: float | None
     request_timeout: float | None
+    auto_sync: float | None
 
 
 class ClientBase:
@@ -59,6 +60,7 @@ class ClientBase:
         namespace: object,
         connect_timeout: object,
         request_timeout: object,
+        auto_sync: object,
     ) -> None:
         options: Options = {
             "endpoints": enc.endpoints(endpoints),
@@ -68,6 +70,7 @@ class ClientBase:
             "namespace": enc.data(namespace, "namespace"),
             "connect_timeout": enc.optional_seconds(connect_timeout, "connect_timeout", zero=False),
             "request_timeout": enc.optional_seconds(request_timeout, "request_timeout", zero=False),
+            "auto_sync": enc.optional_seconds(auto_sync, "auto_sync", zero=False),
         }
         self._open(options, native.Client(**options))
 

@@ -37,6 +37,8 @@ class Tls:
 
     Each of the PEM values is the path of a file (``str``) or the text itself (``bytes``). Without ``ca`` the
     authorities of the system are trusted.
+
+    Files are read when the client is made, and again when they have changed and a connection is made.
     """
 
     ca: str | bytes | None = None
@@ -47,6 +49,11 @@ class Tls:
     """Its key."""
     server_name: str | None = None
     """The name to expect in the members' certificates instead of the endpoint's host."""
+    skip_verify: bool = False
+    """Trust anybody, whatever the certificate says; instead of ``ca``.
+
+    **Dangerous**: it encrypts, but anybody can be in the middle, read everything and change it. For tests.
+    """
 
 
 @dataclass(frozen=True, slots=True)

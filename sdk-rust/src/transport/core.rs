@@ -15,7 +15,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::endpoint::{Link, link};
+use super::endpoint::{Dialer, Link};
 use super::options::Options;
 use super::pool::Pool;
 use super::seen::{Consistency, Mark, Seen, Verdict};
@@ -117,6 +117,7 @@ pub(crate) struct Core {
     pid: u32,
     pub handle: Handle,
     pub options: Options,
+    dialer: Dialer,
     /// Given ones first, in their order; others are added behind and never taken out, so that an index
     /// means the same for as long as the client lives.
     links: RwLock<Vec<Link>>,
@@ -139,15 +140,17 @@ impl Core {
             Some(handle) => handle.clone(),
             None => runtime::private()?,
         };
+        let dialer = Dialer::new(&options.endpoints, options.tls.as_ref(), options.connect_timeout)?;
         let links = {
             let _entered = handle.enter();
-            options.endpoints.iter().map(|url| link(url, &options)).collect::<Result<Vec<_>>>()?
+            options.endpoints.iter().map(|url| dialer.link(url)).collect::<Result<Vec<_>>>()?
         };
         let pool = Mutex::new(Pool::new(links.len(), rand::random_range(0..links.len())));
         let core = Arc::new(Self {
             pid: runtime::pid(),
             handle,
             options,
+            dialer,
             links: RwLock::new(links),
             pool,
             token: TokenStore::default(),
@@ -177,7 +180,7 @@ impl Core {
             if links.iter().any(|link| *link.name == **url) {
                 continue;
             }
-            match link(url, &self.options) {
+            match self.dialer.link(url) {
                 Ok(link) => {
                     tracing::info!(url, "a member was added to those that are asked");
                     links.push(link);
@@ -292,6 +295,9 @@ impl Core {
         let mut stale = 0;
         let mut token_tries = 0;
         let mut last: Option<Error> = None;
+        // Whether the answer to an attempt at a write was lost.
+        let mut is_in_doubt = false;
+        let mut refusals = 0;
         loop {
             let now = Instant::now();
             if now >= until {
@@ -315,6 +321,7 @@ impl Core {
                 _ if call.only.is_some() || self.pool.lock().len() == 1 => left,
                 _ => left.min((left / 2).max(ATTEMPT_MIN)),
             };
+            let connections = link.mark();
             let answer = tokio::time::timeout(patience, rpc(link.channel.clone(), request)).await;
             let (fault, error) = match answer {
                 Ok(Ok(response)) => {
@@ -343,7 +350,21 @@ impl Core {
                 Ok(Err(status)) => {
                     let fault = status::fault(&status);
                     match fault {
-                        Fault::NotSent | Fault::Broken => self.failed(index),
+                        Fault::NotSent | Fault::Broken => {
+                            self.failed(index);
+                            if let Some(refusal) = link.refusal_since(connections) {
+                                let refusal = refusal.with_maybe_applied(is_in_doubt).caused_by(status);
+                                refusals += 1;
+                                // Another attempt would show the same certificate, but perhaps to a member
+                                // that knows who made it.
+                                if call.only.is_some() || refusals >= self.pool.lock().len() {
+                                    return Err(refusal);
+                                }
+                                last = Some(refusal);
+                                avoid = Some(index);
+                                continue;
+                            }
+                        }
                         _ => self.succeeded(index),
                     }
                     (fault, status::error(status, &link.name))
@@ -357,6 +378,7 @@ impl Core {
             tracing::debug!(?fault, %error, "a call failed");
             if matches!(fault, Fault::Broken | Fault::Unsure) && call.safety != Safety::Read {
                 self.doubts.fetch_add(1, Ordering::AcqRel);
+                is_in_doubt = true;
             }
             match (fault, call.safety) {
                 (Fault::Refused, _) => return Err(error),
@@ -422,6 +444,7 @@ impl Core {
         loop {
             let (index, link) = self.pick(avoid);
             let mut client = AuthClient::new(link.channel.clone());
+            let connections = link.mark();
             let patience = (until - Instant::now()).min(self.options.request_timeout / 2);
             let error = match tokio::time::timeout(patience, client.authenticate(message.clone())).await {
                 Ok(Ok(response)) => {
@@ -441,6 +464,9 @@ impl Core {
                     let error = status::error(status, &link.name);
                     if fault == Fault::Refused {
                         return Err(error.with_kind(ErrorKind::AuthFailed));
+                    }
+                    if let Some(refusal) = link.refusal_since(connections) {
+                        return Err(refusal);
                     }
                     error
                 }

@@ -8,16 +8,25 @@ use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
-use super::options::Options;
-use crate::error::{Error, Result};
+#[cfg(feature = "tls")]
+use super::certificates::Certificates;
+#[cfg(feature = "tls")]
+use super::connector::{Attempts, Connector};
+use super::tls::Tls;
+use crate::error::{Error, ErrorKind, Result};
 
 /// Servers may end a connection that is pinged more than every five seconds, or that is pinged
 /// while no call is open on it; so idle connections are not pinged. Watches and keepalives are open
 /// calls.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// What TCP itself asks a silent peer, which no server minds: a connection whose other end is gone, or was
+/// forgotten on the way, does not look alive for ever.
+const KEEPALIVE: Duration = Duration::from_secs(10);
 /// More than the window of the protocol, so that a large answer does not wait for each 64 KiB.
 const WINDOW_BYTES: u32 = 1 << 20;
+
+const ENCRYPTED: &str = "https://";
 
 /// One member as a client reaches it.
 #[derive(Clone, Debug)]
@@ -25,6 +34,32 @@ pub(crate) struct Link {
     /// For errors and logs.
     pub name: Arc<str>,
     pub channel: Channel,
+    /// Of encrypted connections.
+    #[cfg(feature = "tls")]
+    attempts: Option<Arc<Attempts>>,
+}
+
+impl Link {
+    /// To be taken before a call is sent, for [`Link::refusal_since`].
+    pub fn mark(&self) -> u64 {
+        #[cfg(feature = "tls")]
+        return self.attempts.as_ref().map_or(0, |attempts| attempts.mark());
+        #[cfg(not(feature = "tls"))]
+        0
+    }
+
+    /// Why a call has failed, if it is that the member did not take the client's certificate: it has read
+    /// nothing then.
+    #[cfg_attr(not(feature = "tls"), allow(unused_variables))]
+    pub fn refusal_since(&self, mark: u64) -> Option<Error> {
+        #[cfg(feature = "tls")]
+        if let Some(alert) = self.attempts.as_ref().and_then(|attempts| attempts.refusal_since(mark)) {
+            let text =
+                format!("the member wants to see a certificate of the client that it trusts alert={alert:?}");
+            return Some(Error::new(ErrorKind::AuthFailed, text).at(&self.name));
+        }
+        None
+    }
 }
 
 /// Turns `host:port`, `http://…`, `https://…` and `dns:///…` into a URL.
@@ -49,26 +84,121 @@ pub(crate) fn normalize(endpoint: &str, tls: bool) -> Result<String> {
     }
 }
 
-/// Prepares a connection to one member. Must be called within the runtime that shall carry it.
-pub(crate) fn link(url: &str, options: &Options) -> Result<Link> {
-    let invalid = |error: tonic::transport::Error| {
-        let cause = super::status::innermost(&error);
-        Error::invalid(format!("cannot use the endpoint: {cause} endpoint={url:?}")).caused_by(error)
-    };
-    let mut endpoint = Endpoint::from_shared(url.to_owned())
-        .and_then(|endpoint| endpoint.user_agent(concat!("folkmoot-client/", env!("CARGO_PKG_VERSION"))))
-        .map_err(invalid)?
-        .connect_timeout(options.connect_timeout)
-        .http2_keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .keep_alive_while_idle(false)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES * 4)
-        .tcp_nodelay(true);
-    if url.starts_with("https://") {
-        endpoint = super::tls::apply(endpoint, options.tls.as_ref(), invalid)?;
+/// Prepares connections to members.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    connect_timeout: Duration,
+    /// Of all encrypted connections; `None` if there are none.
+    #[cfg(feature = "tls")]
+    certificates: Option<Arc<Certificates>>,
+}
+
+impl Dialer {
+    /// # Errors
+    /// Fails if a member is reached by TLS and the files for it cannot be used.
+    #[cfg(feature = "tls")]
+    pub fn new(urls: &[String], tls: Option<&Tls>, connect_timeout: Duration) -> Result<Self> {
+        let certificates = match urls.iter().any(|url| is_encrypted(url)) {
+            true => Some(Arc::new(Certificates::load(tls.cloned().unwrap_or_default())?)),
+            false => None,
+        };
+        Ok(Self { connect_timeout, certificates })
     }
-    Ok(Link { name: url.into(), channel: endpoint.connect_lazy() })
+
+    #[cfg(not(feature = "tls"))]
+    pub fn new(urls: &[String], _tls: Option<&Tls>, connect_timeout: Duration) -> Result<Self> {
+        if urls.iter().any(|url| is_encrypted(url)) {
+            let text = "this build has no TLS: switch on the feature `tls` of folkmoot-client";
+            return Err(Error::invalid(text));
+        }
+        Ok(Self { connect_timeout })
+    }
+
+    fn endpoint(&self, url: &str) -> Result<Endpoint> {
+        Endpoint::from_shared(url.to_owned())
+            .and_then(|endpoint| endpoint.user_agent(concat!("folkmoot-client/", env!("CARGO_PKG_VERSION"))))
+            .map(|endpoint| {
+                endpoint
+                    .http2_keep_alive_interval(PING_INTERVAL)
+                    .keep_alive_timeout(PING_TIMEOUT)
+                    .keep_alive_while_idle(false)
+                    .initial_stream_window_size(WINDOW_BYTES)
+                    .initial_connection_window_size(WINDOW_BYTES * 4)
+            })
+            .map_err(|error| {
+                let cause = super::status::innermost(&error);
+                Error::invalid(format!("cannot use the endpoint: {cause} endpoint={url:?}")).caused_by(error)
+            })
+    }
+
+    fn plain(&self, url: &str) -> Result<Endpoint> {
+        Ok(self
+            .endpoint(url)?
+            .connect_timeout(self.connect_timeout)
+            .tcp_nodelay(true)
+            .tcp_keepalive(Some(KEEPALIVE))
+            .tcp_keepalive_interval(Some(KEEPALIVE)))
+    }
+
+    /// What connects by TLS, if the URL asks for it.
+    ///
+    /// The connector keeps `connect_timeout` itself: tonic's would end a connect with an error that does
+    /// not say that nothing was sent yet.
+    #[cfg(feature = "tls")]
+    fn encrypted(&self, url: &str) -> Result<Option<(Endpoint, Connector)>> {
+        let Some(rest) = url.strip_prefix(ENCRYPTED) else { return Ok(None) };
+        let certificates = self.certificates.as_ref().ok_or_else(|| {
+            let text =
+                format!("a member is reached by TLS, and this client was told of none endpoint={url:?}");
+            Error::invalid(text)
+        })?;
+        let connector = Connector::new(url, certificates.clone(), self.connect_timeout, KEEPALIVE)?;
+        let origin = connector.target().clone();
+        // With `https` in it tonic would want to encrypt by itself.
+        Ok(Some((self.endpoint(&format!("http://{rest}"))?.origin(origin), connector)))
+    }
+
+    /// Prepares a connection that is made when first needed. Must be called within the runtime that shall
+    /// carry it.
+    pub fn link(&self, url: &str) -> Result<Link> {
+        let name = url.into();
+        #[cfg(feature = "tls")]
+        if let Some((endpoint, connector)) = self.encrypted(url)? {
+            let attempts = Some(connector.attempts().clone());
+            return Ok(Link { name, channel: endpoint.connect_with_connector_lazy(connector), attempts });
+        }
+        let channel = self.plain(url)?.connect_lazy();
+        Ok(Link {
+            name,
+            channel,
+            #[cfg(feature = "tls")]
+            attempts: None,
+        })
+    }
+
+    async fn connect(&self, url: &str) -> Result<Channel> {
+        let unreachable = |error: tonic::transport::Error| {
+            let cause = super::status::innermost(&error).to_string();
+            Error::new(ErrorKind::Unavailable, cause).at(url).caused_by(error)
+        };
+        #[cfg(feature = "tls")]
+        if let Some((endpoint, connector)) = self.encrypted(url)? {
+            return endpoint.connect_with_connector(connector).await.map_err(unreachable);
+        }
+        self.plain(url)?.connect().await.map_err(unreachable)
+    }
+}
+
+/// A connection to this one member, made now, as the clients of this crate make theirs: for the command
+/// line, which asks members one by one. Promised to nobody else.
+#[doc(hidden)]
+pub async fn dial(endpoint: &str, tls: Option<&Tls>, connect_timeout: Duration) -> Result<Channel> {
+    let url = normalize(endpoint, tls.is_some())?;
+    Dialer::new(std::slice::from_ref(&url), tls, connect_timeout)?.connect(&url).await
+}
+
+fn is_encrypted(url: &str) -> bool {
+    url.starts_with(ENCRYPTED)
 }
 
 #[cfg(test)]

@@ -3,6 +3,10 @@
 //! Refuses to know what a call means beyond [`Safety`]: a read, a write that may be repeated, or a
 //! write that may not. A write of the last kind whose answer was lost is `Ambiguous`, never sent again.
 
+#[cfg(feature = "tls")]
+mod certificates;
+#[cfg(feature = "tls")]
+mod connector;
 mod core;
 pub(crate) mod endpoint;
 pub(crate) mod options;

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
+/// A text in PEM, or the file that holds it.
 #[derive(Clone, Debug)]
-enum Pem {
+pub(super) enum Pem {
     File(PathBuf),
     Bytes(Vec<u8>),
 }
 
+#[cfg_attr(not(feature = "tls"), allow(dead_code))]
 impl Pem {
-    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
-    fn read(&self) -> Result<Vec<u8>> {
+    pub fn read(&self) -> Result<Vec<u8>> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.clone()),
             Self::File(path) => fs::read(path).map_err(|error| {
@@ -22,17 +23,43 @@ impl Pem {
             }),
         }
     }
+
+    pub fn is_file(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
+    /// Where it is, for errors.
+    pub fn place(&self) -> String {
+        match self {
+            Self::File(path) => format!("path={}", path.display()),
+            Self::Bytes(bytes) => format!("bytes={}", bytes.len()),
+        }
+    }
+}
+
+/// Whose word counts that a member is what it claims to be.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Trust {
+    #[default]
+    System,
+    Authorities(Pem),
+    /// Nobody is asked.
+    Anybody,
 }
 
 /// How connections are encrypted.
 ///
-/// Files are read when the client is built, so that a missing one is an error there and then.
+/// Files are read when the client is built, so that a missing one is an error there and then, and looked at
+/// again whenever a connection is made: certificates that were replaced count from the next connection on.
+/// While files cannot be used, because one is missing or a certificate does not fit its key, the last good
+/// ones stay in use, and a warning is logged. What the system trusts is read once.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "tls"), allow(dead_code))]
 pub struct Tls {
-    ca: Option<Pem>,
-    identity: Option<(Pem, Pem)>,
-    server_name: Option<String>,
+    pub(super) trust: Trust,
+    /// Certificate and key.
+    pub(super) identity: Option<(Pem, Pem)>,
+    pub(super) server_name: Option<String>,
 }
 
 impl Tls {
@@ -43,12 +70,20 @@ impl Tls {
 
     /// Trusts the authorities in this PEM file, and no others.
     pub fn from_files(ca: impl AsRef<Path>) -> Self {
-        Self { ca: Some(Pem::File(ca.as_ref().to_owned())), ..Self::default() }
+        Self { trust: Trust::Authorities(Pem::File(ca.as_ref().to_owned())), ..Self::default() }
     }
 
     /// Trusts the authorities in this PEM text, and no others.
     pub fn from_pem(ca: impl Into<Vec<u8>>) -> Self {
-        Self { ca: Some(Pem::Bytes(ca.into())), ..Self::default() }
+        Self { trust: Trust::Authorities(Pem::Bytes(ca.into())), ..Self::default() }
+    }
+
+    /// Trusts anybody, whatever the certificate says, and checks no name.
+    ///
+    /// **Dangerous.** The connection is encrypted, but anybody can be in the middle of it, read everything,
+    /// passwords included, and change it. For tests.
+    pub fn skip_verify() -> Self {
+        Self { trust: Trust::Anybody, ..Self::default() }
     }
 
     /// Shows this certificate to the members; both are PEM files.
@@ -69,63 +104,6 @@ impl Tls {
         self.server_name = Some(name.into());
         self
     }
-}
-
-/// A text without a certificate would trust nobody, and each connection would fail for a reason that
-/// does not say so.
-#[cfg(feature = "tls")]
-fn refuse_without_certificate(ca: &Pem, text: &[u8]) -> Result<()> {
-    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
-    const END: &[u8] = b"-----END CERTIFICATE-----";
-    let has = |mark: &[u8]| text.windows(mark.len()).any(|window| window == mark);
-    if has(BEGIN) && has(END) {
-        return Ok(());
-    }
-    let place = match ca {
-        Pem::File(path) => format!("path={}", path.display()),
-        Pem::Bytes(bytes) => format!("bytes={}", bytes.len()),
-    };
-    let text = format!(
-        "the authorities to trust hold no certificate: PEM with \"-----BEGIN CERTIFICATE-----\" is expected {place}"
-    );
-    Err(Error::invalid(text))
-}
-
-#[cfg(feature = "tls")]
-pub(crate) fn apply(
-    endpoint: tonic::transport::Endpoint,
-    tls: Option<&Tls>,
-    invalid: impl Fn(tonic::transport::Error) -> Error,
-) -> Result<tonic::transport::Endpoint> {
-    use tonic::transport::{Certificate, ClientTlsConfig, Identity};
-
-    let default = Tls::default();
-    let tls = tls.unwrap_or(&default);
-    let mut config = ClientTlsConfig::new();
-    config = match &tls.ca {
-        Some(ca) => {
-            let text = ca.read()?;
-            refuse_without_certificate(ca, &text)?;
-            config.ca_certificate(Certificate::from_pem(text))
-        }
-        None => config.with_native_roots(),
-    };
-    if let Some((certificate, key)) = &tls.identity {
-        config = config.identity(Identity::from_pem(certificate.read()?, key.read()?));
-    }
-    if let Some(name) = &tls.server_name {
-        config = config.domain_name(name.clone());
-    }
-    endpoint.tls_config(config).map_err(invalid)
-}
-
-#[cfg(not(feature = "tls"))]
-pub(crate) fn apply(
-    _endpoint: tonic::transport::Endpoint,
-    _tls: Option<&Tls>,
-    _invalid: impl Fn(tonic::transport::Error) -> Error,
-) -> Result<tonic::transport::Endpoint> {
-    Err(Error::invalid("this build has no TLS: switch on the feature `tls` of folkmoot-client"))
 }
 
 #[cfg(all(test, feature = "tls"))]

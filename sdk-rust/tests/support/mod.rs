@@ -56,7 +56,7 @@ pub struct Server {
     peer: u16,
 }
 
-fn folkmoot() -> Option<PathBuf> {
+pub fn folkmoot() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("FOLKMOOT_BINARY") {
         return Some(path.into());
     }
@@ -66,7 +66,7 @@ fn folkmoot() -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
     listener.local_addr().expect("is bound").port()
 }
@@ -360,10 +360,14 @@ pub enum Way {
 
 impl Proxy {
     pub async fn start(server: &Server) -> Self {
+        Self::to(server.port).await
+    }
+
+    /// A way to this port.
+    pub async fn to(target: u16) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
         let port = listener.local_addr().expect("is bound").port();
         let (state, ways) = tokio::sync::watch::channel(Way::Open);
-        let target = server.port;
         let (carried, held) = (Arc::<AtomicU64>::default(), Kept::default());
         let asked = Arc::<Asked>::default();
         let counts = (carried.clone(), held.clone(), asked.clone());
