@@ -116,6 +116,7 @@ situations! {
     StateSpoiled = "a member's state was spoiled";
     SpoiledNoticed = "a member noticed that its state is wrong";
     SpoiledRepaired = "a wrong state was replaced";
+    MajorityAloneServed = "a majority alone served, with the others away";
     DisputeSettled = "an operator ended a dispute about who is wrong";
     DamageRefused = "a damaged log was refused";
     StalledLeaderHandedOver = "a leader with a stalled disk handed over";

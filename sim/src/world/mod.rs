@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use folkmoot_check::history::History;
-use folkmoot_core::types::{ClusterId, MemberId};
+use folkmoot_core::types::{ClusterId, LogIndex, MemberId};
 use folkmoot_core::watch::WatchFrame;
 
 pub use host::{Host, Stop, member};
@@ -121,9 +121,25 @@ pub enum Phase {
     Faults,
     /// Nothing goes wrong any more, since then.
     Healing(Nanos),
+    /// Nothing goes wrong but that one member stays away.
+    Apart(Apart),
     /// The cluster is whole and the clients are quiet.
     Done,
 }
+
+/// A time in which a minority is away and all others must serve.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Apart {
+    until: Nanos,
+    /// What was committed, and how many calls were made, when writes had to be possible.
+    then: Option<(LogIndex, usize)>,
+}
+
+/// How long a member stays away in the end.
+const APART: Nanos = 20 * SEC;
+/// After this time the others must commit what is written: a new leader, a snapshot and a member that
+/// starts again fit in.
+const APART_SERVED_AFTER: Nanos = 12 * SEC;
 
 /// Numbers of a run.
 #[derive(Clone, Copy, Default, Debug)]
@@ -156,6 +172,8 @@ pub struct World {
     pub storm: Storm,
     pub finding: Option<Finding>,
     pub phase: Phase,
+    /// Whether it was decided if a member stays away.
+    was_apart: bool,
     /// When the faults ended.
     pub healed_since: Nanos,
     /// When a member ended last.
@@ -200,6 +218,7 @@ impl World {
             storm: Storm::new(seed),
             finding: None,
             phase: Phase::Faults,
+            was_apart: false,
             healed_since: 0,
             last_crash: 0,
             judged: folkmoot_check::Counts::default(),
@@ -346,7 +365,17 @@ impl World {
 
     /// Looks whether the cluster is whole again; gives up after a while.
     fn look(&mut self) {
-        let Phase::Healing(since) = self.phase else { return };
+        let since = match self.phase {
+            Phase::Healing(since) => since,
+            Phase::Apart(apart) => {
+                self.look_at_majority(apart);
+                return self.queue.push(self.now + 250 * MS, Happening::Look);
+            }
+            Phase::Faults | Phase::Done => return,
+        };
+        if !std::mem::replace(&mut self.was_apart, true) {
+            self.part();
+        }
         match self.is_whole(since) {
             Ok(()) => {
                 self.note(|| "the cluster is whole".to_owned());
@@ -358,6 +387,57 @@ impl World {
             }
             Err(_) => self.queue.push(self.now + 250 * MS, Happening::Look),
         }
+    }
+
+    /// Lets one voter stay away for a while, in some seeds and wherever a state is yet to be repaired. All
+    /// members must be there and know each other, so that the others are surely a majority.
+    fn part(&mut self) {
+        let mut random = Random::new(self.plan.seed, "apart", 0);
+        let Some(leader) = self.leader() else { return };
+        let members = self.hosts[leader].status_members();
+        let all_there = self.hosts.iter().filter(|host| !host.gone).all(|host| {
+            host.running.is_some() && !host.damaged && !host.wiped && host.status_members() == members
+        });
+        let voters: Vec<HostAt> = members
+            .iter()
+            .filter(|member| !member.learner)
+            .filter_map(|member| self.place_of(member.id))
+            .collect();
+        let count = members.iter().filter(|member| !member.learner).count();
+        let none_gone = voters.len() == count && voters.iter().all(|at| !self.hosts[*at].gone);
+        let spoiled = voters.iter().any(|at| self.hosts[*at].spoiled);
+        if count < 3 || !all_there || !none_gone || !(spoiled || random.one_in(8)) {
+            return;
+        }
+        let sound: Vec<HostAt> = voters.into_iter().filter(|at| !self.hosts[*at].spoiled).collect();
+        let away = match sound.contains(&leader) && random.one_in(2) {
+            true => leader,
+            false => *random.pick(&sound),
+        };
+        self.note(|| format!("member {} stays away", self.hosts[away].id));
+        self.restart(away, Stop::Kill, APART);
+        self.phase = Phase::Apart(Apart { until: self.now + APART, then: None });
+    }
+
+    /// Whether the others commit what is written.
+    fn look_at_majority(&mut self, apart: Apart) {
+        let state = (self.ledger.last_committed(), self.history.operations.len());
+        if apart.then.is_none() && self.now + APART >= apart.until + APART_SERVED_AFTER {
+            self.phase = Phase::Apart(Apart { then: Some(state), ..apart });
+        }
+        if self.now < apart.until {
+            return;
+        }
+        if let Some((committed, calls)) = apart.then
+            && state.0 == committed
+            && state.1 > calls
+        {
+            let text = format!("{} calls to a majority alone, and nothing was committed", state.1 - calls);
+            return self.fail("liveness", text);
+        }
+        self.sometimes.met(Situation::MajorityAloneServed);
+        self.healed_since = self.healed_since.max(self.now);
+        self.phase = Phase::Healing(self.now);
     }
 
     /// What is still missing.
