@@ -390,7 +390,8 @@ impl World {
     }
 
     /// Lets one voter stay away for a while, in some seeds and wherever a state is yet to be repaired. All
-    /// members must be there and know each other, so that the others are surely a majority.
+    /// members must be there and know each other, so that the others are surely a majority; and none may
+    /// lag that much that it needs a snapshot, which it would not get of a state that is in dispute.
     fn part(&mut self) {
         let mut random = Random::new(self.plan.seed, "apart", 0);
         let Some(leader) = self.leader() else { return };
@@ -406,6 +407,10 @@ impl World {
         let count = members.iter().filter(|member| !member.learner).count();
         let none_gone = voters.len() == count && voters.iter().all(|at| !self.hosts[*at].gone);
         let spoiled = voters.iter().any(|at| self.hosts[*at].spoiled);
+        let last = self.hosts[leader].applied();
+        let lags =
+            |host: &Host| !host.spoiled && host.applied().0 + self.plan.kept_entries as u64 / 2 < last.0;
+        let all_there = all_there && !voters.iter().any(|at| lags(&self.hosts[*at]));
         if count < 3 || !all_there || !none_gone || !(spoiled || random.one_in(8)) {
             return;
         }
