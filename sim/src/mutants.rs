@@ -31,7 +31,6 @@ mutants! {
     "the_commit_of_a_change_is_not_logged": "a restarted member asks those for votes who were removed (found by seed 25488)";
     "a_sole_voter_leads_in_an_unwritten_term": "a learner gets entries of a term that a power cut makes its only voter lead in twice (Raft §5.2)";
     "a_snapshot_is_asked_for_that_cannot_be_made": "a leader waits for a snapshot of what it cannot commit, for a member without which it cannot commit (raft-rs request_snapshot)";
-    "the_unfit_pass_leadership_around": "two members whose states are wrong hand leadership to each other for ever";
     "promises_leave_before_the_sync": "votes and append answers leave before what they promise is on disk (Raft §5.2)";
     "hard_state_is_not_logged": "term and vote are forgotten by a restart (Raft §5.2)";
     "late_answers_confirm_later_rounds": "a late answer to an old read-index round confirms a newer one (etcd #20418 family)";

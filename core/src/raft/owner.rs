@@ -259,7 +259,7 @@ impl Owner {
             return Err(Refused::BareSnapshot);
         }
         let asked_to_lead = message.msg_type == MessageType::MsgTimeoutNow as i32;
-        let must_not = self.campaigns_too_early() || !is_fit && !mutant!("the_unfit_pass_leadership_around");
+        let must_not = self.campaigns_too_early() || !is_fit;
         if self.installing.is_some() || asked_to_lead && must_not {
             // As good as lost on the way.
             return Ok(());
