@@ -120,7 +120,10 @@ struct Entry {
     due: BootInstant,
     /// When those went out that are not answered.
     unanswered: VecDeque<BootInstant>,
-    /// The oldest unanswered one has been repeated elsewhere.
+    /// Since when an answer is waited for, on whichever connection: a stream that goes down again and again
+    /// for the sake of a shorter lease must not keep this one from being renewed elsewhere.
+    asked: Option<BootInstant>,
+    /// It has been asked for elsewhere.
     repeated: bool,
 }
 
@@ -209,8 +212,10 @@ impl Stream {
             Command::Add(vital) => {
                 let now = BootInstant::now();
                 let due = now + interval(&vital);
-                self.entries
-                    .insert(vital.lease, Entry { vital, due, unanswered: VecDeque::new(), repeated: false });
+                self.entries.insert(
+                    vital.lease,
+                    Entry { vital, due, unanswered: VecDeque::new(), asked: None, repeated: false },
+                );
             }
             Command::Remove(lease) => {
                 self.entries.remove(&lease);
@@ -239,11 +244,11 @@ impl Stream {
             if now >= entry.due {
                 entry.due = now + interval(&entry.vital);
                 entry.unanswered.push_back(now);
+                entry.asked.get_or_insert(now);
                 // A connection that is gone tells so in its news.
                 let _ = connection.orders.send(pb::LeaseKeepAliveRequest { id: *lease });
             }
-            let overdue =
-                entry.unanswered.front().is_some_and(|sent| now.since(*sent) >= patience(&entry.vital));
+            let overdue = entry.asked.is_some_and(|asked| now.since(asked) >= patience(&entry.vital));
             if overdue && !entry.repeated {
                 entry.repeated = true;
                 let once = once(self.core.clone(), entry.vital.clone(), connection.index);
@@ -307,7 +312,10 @@ impl Stream {
         self.connect_at = now + self.backoff.next();
         for entry in self.entries.values_mut() {
             entry.unanswered.clear();
-            entry.repeated = false;
+            if entry.repeated {
+                // What was asked for elsewhere is asked for again, if nobody answers on the next one either.
+                (entry.asked, entry.repeated) = (None, false);
+            }
             entry.vital.stream_down(now);
         }
     }
@@ -329,7 +337,7 @@ impl Stream {
                 }
                 let Some(entry) = self.entries.get_mut(&answer.id) else { return };
                 let Some(sent) = entry.unanswered.pop_front() else { return };
-                entry.repeated = false;
+                (entry.asked, entry.repeated) = (entry.unanswered.front().copied(), false);
                 entry.vital.acknowledged(sent, answer.ttl, now);
             }
             News::Down(status) => {
@@ -427,7 +435,8 @@ mod tests {
     #[test]
     fn s_2b_a_connection_is_dead_if_nothing_came_back_for_a_third_of_one_lease() {
         let vital = Arc::new(Vital::new(7, Duration::from_secs(9), at(0)));
-        let mut entry = Entry { vital, due: at(3), unanswered: VecDeque::new(), repeated: false };
+        let mut entry =
+            Entry { vital, due: at(3), unanswered: VecDeque::new(), asked: None, repeated: false };
         assert!(!entry.finds_dead(None, at(100)), "nothing was asked");
         entry.unanswered.extend([at(3), at(6)]);
         assert!(!entry.finds_dead(None, at(5)));

@@ -297,7 +297,7 @@ impl Core {
         let mut last: Option<Error> = None;
         // Whether the answer to an attempt at a write was lost.
         let mut is_in_doubt = false;
-        let mut refusals = 0;
+        let mut refusers = Vec::new();
         loop {
             let now = Instant::now();
             if now >= until {
@@ -354,14 +354,18 @@ impl Core {
                             self.failed(index);
                             if let Some(refusal) = link.refusal_since(connections) {
                                 let refusal = refusal.with_maybe_applied(is_in_doubt).caused_by(status);
-                                refusals += 1;
                                 // Another attempt would show the same certificate, but perhaps to a member
                                 // that knows who made it.
-                                if call.only.is_some() || refusals >= self.pool.lock().len() {
+                                if !refusers.contains(&index) {
+                                    refusers.push(index);
+                                }
+                                if call.only.is_some() || refusers.len() >= self.pool.lock().len() {
                                     return Err(refusal);
                                 }
                                 last = Some(refusal);
                                 avoid = Some(index);
+                                let wait = backoff.next();
+                                tokio::time::sleep_until((Instant::now() + wait).min(until)).await;
                                 continue;
                             }
                         }
@@ -441,6 +445,7 @@ impl Core {
         let until = Instant::now() + self.options.request_timeout;
         let mut backoff = Backoff::default();
         let mut avoid = None;
+        let mut refusers = Vec::new();
         loop {
             let (index, link) = self.pick(avoid);
             let mut client = AuthClient::new(link.channel.clone());
@@ -465,10 +470,18 @@ impl Core {
                     if fault == Fault::Refused {
                         return Err(error.with_kind(ErrorKind::AuthFailed));
                     }
-                    if let Some(refusal) = link.refusal_since(connections) {
-                        return Err(refusal);
+                    match link.refusal_since(connections) {
+                        Some(refusal) => {
+                            if !refusers.contains(&index) {
+                                refusers.push(index);
+                            }
+                            if refusers.len() >= self.pool.lock().len() {
+                                return Err(refusal);
+                            }
+                            refusal
+                        }
+                        None => error,
                     }
-                    error
                 }
                 Err(_) => Error::new(ErrorKind::DeadlineExceeded, "the member did not answer in time"),
             };

@@ -34,7 +34,9 @@ async fn members(core: &Core) -> Result<Vec<String>> {
     let rpc = |channel, request| async move { ClusterClient::new(channel).member_list(request).await };
     let message = pb::MemberListRequest { linearizable: true };
     let answer: pb::MemberListResponse = core.unary(Call::read(), message, rpc).await?;
-    let tls = core.options.tls.is_some();
+    // Who was told to encrypt does not stop because a member also listens without.
+    let tls = core.options.tls.is_some()
+        || core.options.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
     let voters = answer.members.into_iter().filter(|member| !member.is_learner);
     let mut urls = Vec::new();
     for url in voters.flat_map(|member| member.client_urls) {
