@@ -1,5 +1,6 @@
 //! The shared heart of a client: connections, health, token, what was seen of the store.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -249,6 +250,12 @@ impl Core {
         self.pool.lock().failed(index, BootInstant::now());
     }
 
+    /// Notes that this member refuses the client's certificate. Answers whether all do by now.
+    fn all_refuse(&self, refusers: &mut BTreeSet<usize>, index: usize) -> bool {
+        refusers.insert(index);
+        refusers.len() >= self.pool.lock().len()
+    }
+
     /// The request of a stream: with the token, and only for members that know a leader.
     pub fn stream_request<T>(&self, body: T) -> Request<T> {
         let mut request = Request::new(body);
@@ -297,7 +304,7 @@ impl Core {
         let mut last: Option<Error> = None;
         // Whether the answer to an attempt at a write was lost.
         let mut is_in_doubt = false;
-        let mut refusers = Vec::new();
+        let mut refusers = BTreeSet::new();
         loop {
             let now = Instant::now();
             if now >= until {
@@ -356,10 +363,7 @@ impl Core {
                                 let refusal = refusal.with_maybe_applied(is_in_doubt).caused_by(status);
                                 // Another attempt would show the same certificate, but perhaps to a member
                                 // that knows who made it.
-                                if !refusers.contains(&index) {
-                                    refusers.push(index);
-                                }
-                                if call.only.is_some() || refusers.len() >= self.pool.lock().len() {
+                                if self.all_refuse(&mut refusers, index) || call.only.is_some() {
                                     return Err(refusal);
                                 }
                                 last = Some(refusal);
@@ -445,7 +449,7 @@ impl Core {
         let until = Instant::now() + self.options.request_timeout;
         let mut backoff = Backoff::default();
         let mut avoid = None;
-        let mut refusers = Vec::new();
+        let mut refusers = BTreeSet::new();
         loop {
             let (index, link) = self.pick(avoid);
             let mut client = AuthClient::new(link.channel.clone());
@@ -471,15 +475,8 @@ impl Core {
                         return Err(error.with_kind(ErrorKind::AuthFailed));
                     }
                     match link.refusal_since(connections) {
-                        Some(refusal) => {
-                            if !refusers.contains(&index) {
-                                refusers.push(index);
-                            }
-                            if refusers.len() >= self.pool.lock().len() {
-                                return Err(refusal);
-                            }
-                            refusal
-                        }
+                        Some(refusal) if self.all_refuse(&mut refusers, index) => return Err(refusal),
+                        Some(refusal) => refusal,
                         None => error,
                     }
                 }
