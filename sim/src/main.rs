@@ -11,6 +11,10 @@ use folkmoot_sim::run::{quiet_panics, run_seed};
 use folkmoot_sim::time::{MS, seconds};
 use folkmoot_sim::{mutants, shrink, story};
 
+/// Worlds are many small pieces: half of their time would be the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(name = "folkmoot-sim", about = "Runs whole clusters in one thread under one seed, with faults")]
 struct Cli {

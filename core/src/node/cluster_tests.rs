@@ -61,6 +61,11 @@ fn ok(answer: Option<&Result<Reply, Error>>) -> &Reply {
     }
 }
 
+/// What an operator says to have a wrong member's state replaced.
+fn consent(wrong: MemberId) -> folkmoot_proto::etcdserverpb::AlarmRequest {
+    folkmoot_proto::etcdserverpb::AlarmRequest { action: 2, member_id: wrong.0, alarm: 2 }
+}
+
 fn same_everywhere(world: &World) {
     let states: Vec<_> = world
         .hosts
@@ -535,6 +540,39 @@ fn a_leader_that_stops_hands_over_and_writes_go_on_within_half_a_second() {
 }
 
 #[test]
+fn a_leader_that_stops_passes_over_who_does_not_take_over() {
+    for consented in [false, true] {
+        let (mut world, mut leader) = settled();
+        // Of equals the first is asked first.
+        if leader == 0 {
+            world.ask(leader, |slot| Input::TransferLeader { slot, target: MemberId(2) });
+            world.pass(SECOND);
+            leader = 1;
+        }
+        assert_eq!(world.leader(), Some(leader));
+        world.hosts[0].node.as_mut().unwrap().spoil_state();
+        world.hosts[leader].snapshots_arrive = false;
+        world.put(leader, "a", "1", 0);
+        world.pass(3 * SECOND);
+        assert!(world.hosts[0].node().status().corrupt);
+        if consented {
+            world.command(leader, codec::cluster::alarm(&consent(MemberId(1))));
+            world.pass(Duration::from_millis(100));
+            assert!(world.hosts[leader].node().status().alarms.is_empty());
+        }
+        let remove = codec::cluster::member_remove(world.hosts[leader].id);
+        let slot = match consented {
+            false => world.ask(leader, |slot| Input::StepDown { slot }),
+            true => world.command(leader, remove),
+        };
+        let time = if consented { 3 * SECOND } else { Duration::from_millis(200) };
+        world.pass(time);
+        ok(world.answer(leader, slot));
+        assert_eq!(world.leader(), Some(3 - leader));
+    }
+}
+
+#[test]
 fn a_leader_whose_disk_is_stuck_gives_leadership_away() {
     let mut world = World::new(3);
     let leader = world.elect();
@@ -570,8 +608,7 @@ fn a_member_whose_state_is_wrong_stops_answering_and_is_repaired_with_consent() 
     assert_eq!(world.answer(wrong, read), Some(&Err(Error::Corrupt)));
     world.pass(5 * SECOND);
     assert_eq!(world.hosts[wrong].installed, 0, "nobody has consented");
-    let disarm = folkmoot_proto::etcdserverpb::AlarmRequest { action: 2, member_id: id.0, alarm: 2 };
-    world.command(leader, codec::cluster::alarm(&disarm));
+    world.command(leader, codec::cluster::alarm(&consent(id)));
     world.pass(5 * SECOND);
     assert_eq!(world.hosts[wrong].installed, 1);
     assert!(!world.hosts[wrong].node().status().corrupt);
@@ -636,12 +673,8 @@ fn about_to_repair(world: &mut World, leader: usize, delay: Duration) -> (usize,
     world.pass(3 * SECOND);
     assert!(world.hosts[wrong].node().status().corrupt);
     world.pass(delay);
-    let consent = folkmoot_proto::etcdserverpb::AlarmRequest {
-        action: 2,
-        member_id: world.hosts[wrong].id.0,
-        alarm: 2,
-    };
-    world.command(leader, codec::cluster::alarm(&consent));
+    let wrong_id = world.hosts[wrong].id;
+    world.command(leader, codec::cluster::alarm(&consent(wrong_id)));
     (wrong, third)
 }
 
@@ -689,6 +722,42 @@ fn a_repair_that_begins_before_an_answer_has_arrived_holds_up_nothing() {
         assert!(matches!(world.answer(leader, slot), Some(Ok(_))), "after {offset}");
         assert_eq!(world.hosts[wrong].installed, 1, "after {offset}");
     }
+}
+
+#[test]
+fn a_repair_that_a_leader_in_dispute_cannot_help_holds_up_nothing() {
+    let (mut world, leader) = settled();
+    let (wrong, third) = about_to_repair(&mut world, leader, Duration::ZERO);
+    // Who comes back has forgotten that the third agreed, and cannot tell who of two is wrong.
+    world.crash(third);
+    world.crash(leader);
+    world.start(leader);
+    assert_eq!(world.elect(), leader);
+    world.pass(3 * SECOND);
+    assert!(world.hosts[leader].node.as_mut().unwrap().state_is_in_dispute());
+    let slot = world.put(leader, "b", "1", 0);
+    world.pass(3 * SECOND);
+    assert!(matches!(world.answer(leader, slot), Some(Ok(_))), "{:?}", world.answer(leader, slot));
+    assert_eq!((world.hosts[wrong].installed, world.hosts[leader].copies.len()), (0, 0));
+    world.start(third);
+    world.pass(5 * SECOND);
+    assert_eq!(world.hosts[wrong].installed, 1);
+    same_everywhere(&world);
+}
+
+#[test]
+fn a_repair_whose_snapshot_does_not_arrive_holds_up_nothing() {
+    let (mut world, leader) = settled();
+    let (wrong, third) = about_to_repair(&mut world, leader, Duration::ZERO);
+    world.hosts[leader].snapshots_arrive = false;
+    world.crash(third);
+    world.pass(3 * SECOND);
+    let slot = world.put(leader, "b", "1", 0);
+    world.pass(3 * SECOND);
+    assert!(matches!(world.answer(leader, slot), Some(Ok(_))), "{:?}", world.answer(leader, slot));
+    world.hosts[leader].snapshots_arrive = true;
+    world.pass(5 * SECOND);
+    assert_eq!(world.hosts[wrong].installed, 1);
 }
 
 #[test]

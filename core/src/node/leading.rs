@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::{Node, Reply, Slot};
+use crate::cluster::AlarmKind;
 use crate::error::Error;
 use crate::mutant::mutant;
 use crate::raft::Role;
@@ -13,6 +14,8 @@ use crate::types::{Instant64, MemberId};
 pub struct Transfer {
     slot: Slot,
     target: MemberId,
+    /// Whether it must be this member.
+    named: bool,
     since: Instant64,
 }
 
@@ -56,29 +59,47 @@ impl Node {
         } else if target == self.config.member_id {
             self.replies.push((slot, Ok(Reply::Transferred)));
         } else {
-            self.start_transfer(slot, target);
+            self.owner.transfer_leader(target);
+            self.await_transfer(slot, target, true);
         }
     }
 
     /// Moves leadership to whoever is placed best, if there is any to move and anybody to take it.
     pub(super) fn step_down(&mut self, slot: Slot) {
-        match self.best_successor().filter(|_| self.owner.role() == Role::Leader) {
-            Some(target) => self.start_transfer(slot, target),
+        let leads = self.owner.role() == Role::Leader;
+        match leads.then(|| self.hand_over()).flatten() {
+            Some(target) => self.await_transfer(slot, target, false),
             None => self.replies.push((slot, Ok(Reply::Transferred))),
         }
     }
 
-    /// Who would lead best after this member.
-    pub(super) fn best_successor(&self) -> Option<MemberId> {
-        self.owner.best_successor(|id| self.contacts.is_in_touch(id, self.now))
+    /// Moves leadership to who would lead best after this member. Says to whom, if there is anybody.
+    ///
+    /// Whose state is known to be wrong is left out. Others may not be fit to lead for reasons that are
+    /// not known here, and do not take over: each later attempt goes to the next.
+    pub(super) fn hand_over(&mut self) -> Option<MemberId> {
+        let wrong = self.machine.alarms().list(Some(AlarmKind::Corrupt));
+        let fit = |id: MemberId| {
+            self.contacts.is_in_touch(id, self.now) && wrong.iter().all(|alarm| alarm.member != id)
+        };
+        let successor = self.owner.best_successor(|id| fit(id) && !self.asked_to_lead.contains(&id));
+        let successor = match successor {
+            Some(successor) => successor,
+            None => {
+                self.asked_to_lead.clear();
+                self.owner.best_successor(fit)?
+            }
+        };
+        self.asked_to_lead.insert(successor);
+        self.owner.transfer_leader(successor);
+        Some(successor)
     }
 
-    fn start_transfer(&mut self, slot: Slot, target: MemberId) {
-        let transfer = Transfer { slot, target, since: self.now };
+    fn await_transfer(&mut self, slot: Slot, target: MemberId, named: bool) {
+        let transfer = Transfer { slot, target, named, since: self.now };
         if let Some(earlier) = self.transfer.replace(transfer) {
             self.replies.push((earlier.slot, Err(Error::LeaderTransferTimeout)));
         }
-        self.owner.transfer_leader(target);
     }
 
     /// Follows a move that somebody waits for. Consensus gives one up after an election timeout;
@@ -95,7 +116,14 @@ impl Node {
             Err(Error::LeaderTransferTimeout)
         } else {
             if self.owner.role() == Role::Leader && self.owner.transferring_to().is_none() {
-                self.owner.transfer_leader(transfer.target);
+                let (named, target) = (transfer.named, transfer.target);
+                if named {
+                    self.owner.transfer_leader(target);
+                } else if let Some(next) = self.hand_over()
+                    && let Some(transfer) = &mut self.transfer
+                {
+                    transfer.target = next;
+                }
             }
             return;
         };
@@ -122,10 +150,8 @@ impl Node {
         if self.now.since(since) >= self.config.election_timeout() {
             self.owner.abdicate();
             self.unfit_since = None;
-        } else if self.owner.transferring_to().is_none()
-            && let Some(successor) = self.best_successor()
-        {
-            self.owner.transfer_leader(successor);
+        } else if self.owner.transferring_to().is_none() {
+            self.hand_over();
         }
     }
 

@@ -200,11 +200,8 @@ impl Node {
                 self.reject(&ask, error);
                 continue;
             }
-            if change == MembershipChange::Remove(me)
-                && let Some(successor) = self.best_successor()
-            {
+            if change == MembershipChange::Remove(me) && self.hand_over().is_some() {
                 // The next leader removes this one: the command finds its way there by itself.
-                self.owner.transfer_leader(successor);
                 if ask.origin == me {
                     self.membership.asks.push_front(ask);
                 } else {

@@ -12,6 +12,7 @@
 //! 5 lease ask  boot u64 le | (request uv | what u8 | lease i64 le)…
 //! 6 lease tell boot u64 le | (request uv | ttl i64 le | granted i64 le | applied u64 le)…
 //! 7 hash       index u64 le | hash u64 le
+//! 8 no snapshot term u64 le           the leader of this term makes none: take entries again
 //! ```
 //!
 //! Reading is a total function. Losing, repeating or delaying any message does no harm: commands
@@ -72,6 +73,11 @@ pub enum Message {
         index: LogIndex,
         /// The hash over everything up to it.
         hash: u64,
+    },
+    /// There is no snapshot for the receiver's repair at present.
+    NoSnapshot {
+        /// The term in which the sender leads.
+        term: Term,
     },
 }
 
@@ -148,6 +154,10 @@ impl Message {
                 buf.put_u64_le(index.0);
                 buf.put_u64_le(*hash);
             }
+            Self::NoSnapshot { term } => {
+                buf.put_u8(8);
+                buf.put_u64_le(term.0);
+            }
         }
         buf.freeze()
     }
@@ -202,6 +212,7 @@ impl Message {
                 }
                 Self::Hash { index: LogIndex(first), hash }
             }
+            8 if !bytes.has_remaining() => Self::NoSnapshot { term: Term(first) },
             _ => return None,
         })
     }
@@ -251,6 +262,7 @@ mod tests {
                 .prop_map(|(boot, tells)| Message::LeaseTell { boot, tells }),
             (any::<u64>(), any::<u64>())
                 .prop_map(|(index, hash)| Message::Hash { index: LogIndex(index), hash }),
+            any::<u64>().prop_map(|term| Message::NoSnapshot { term: Term(term) }),
         ]
     }
 

@@ -32,7 +32,7 @@ mod tests;
 #[cfg(test)]
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use bootstrap::{Bootstrap, begin_anew, bootstrap, is_bootstrapped};
@@ -98,6 +98,8 @@ pub struct Node {
     /// Keepalives of leases whose checkpoint is being cleared.
     clearing: BTreeMap<LeaseId, Vec<Asker>>,
     transfer: Option<Transfer>,
+    /// Who was asked in this term to take leadership over.
+    asked_to_lead: BTreeSet<MemberId>,
     disk: DiskWatch,
     unfit_since: Option<Instant64>,
     contacts: Contacts,
@@ -199,6 +201,7 @@ impl Node {
             parked_renewals: BTreeMap::new(),
             clearing: BTreeMap::new(),
             transfer: None,
+            asked_to_lead: BTreeSet::new(),
             disk: DiskWatch::default(),
             unfit_since: None,
             contacts: Contacts::default(),
@@ -427,6 +430,7 @@ impl Node {
             Some(Message::LeaseAsk { boot, asks }) => self.lease_asked(from, boot, asks),
             Some(Message::LeaseTell { boot, tells }) => self.lease_told(from, boot, tells),
             Some(Message::Hash { index, hash }) => self.integrity.heard(from, index, hash),
+            Some(Message::NoSnapshot { term }) => self.owner.snapshot_refused(from, term),
             None => {}
         }
     }
@@ -465,6 +469,7 @@ impl Node {
         }
         if old_term != role.1 {
             self.taken.clear();
+            self.asked_to_lead.clear();
             self.membership.taken.clear();
         }
         self.follow_transfer();

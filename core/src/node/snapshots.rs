@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::integrity::Judgement;
+use super::message::Message;
 use super::upkeep::Upkeep;
 use super::{Input, Node, Output, SnapshotId};
 use crate::apply::meta::Applied;
@@ -35,6 +36,8 @@ struct Arrived {
 pub struct Snapshots {
     last: u64,
     making: Option<SnapshotId>,
+    /// Who must not wait for one, to be told so.
+    refused: BTreeSet<MemberId>,
     offered: Option<SnapshotId>,
     used_at: Instant64,
     sending: BTreeSet<(MemberId, SnapshotId)>,
@@ -48,12 +51,14 @@ impl Node {
         match input {
             Input::SnapshotMade { id, position } => self.snapshot_made(id, &position),
             Input::SnapshotNotMade { id } => {
-                self.snapshots.making.take_if(|making| *making == id);
+                if self.snapshots.making.take_if(|making| *making == id).is_some() {
+                    self.refuse_requests();
+                }
             }
             Input::SnapshotSent { to, id, ok } => {
                 self.snapshots.sending.remove(&(to, id));
                 self.snapshots.used_at = self.now;
-                self.owner.snapshot_sent(to, ok);
+                self.snapshot_sent(to, ok);
             }
             Input::SnapshotArrived { from, message, staged, position } => {
                 let arrived = Arrived { from, message, staged, position };
@@ -92,9 +97,9 @@ impl Node {
     pub(super) fn plan_snapshots(&mut self, out: &mut Vec<Output>) {
         // A state that is in dispute is not passed on: a wrong one could become the majority's.
         let undisputed = self.state_is_undisputed();
-        for (to, id, message) in self.drained.snapshots.drain(..) {
+        for (to, id, message) in std::mem::take(&mut self.drained.snapshots) {
             if !undisputed {
-                self.owner.snapshot_sent(to, false);
+                self.snapshot_sent(to, false);
                 continue;
             }
             let id = SnapshotId(id);
@@ -105,6 +110,12 @@ impl Node {
             self.owner.withdraw_snapshot();
             self.to_drop.push(id);
         }
+        if !undisputed {
+            self.refuse_requests();
+        }
+        let no_snapshot = Message::NoSnapshot { term: self.owner.term() }.encode();
+        let refused = std::mem::take(&mut self.snapshots.refused).into_iter();
+        out.extend(refused.map(|to| Output::Send { to, message: no_snapshot.clone() }));
         if self.owner.takes_snapshot_wish() && self.snapshots.making.is_none() && undisputed {
             self.snapshots.last += 1;
             let id = SnapshotId(self.snapshots.last);
@@ -119,6 +130,18 @@ impl Node {
         out.extend(self.to_drop.drain(..).map(|id| Output::DropSnapshot { id }));
         self.take_arrived(out);
         out.extend(self.to_discard.drain(..).map(|staged| Output::DiscardSnapshot { staged }));
+    }
+
+    fn snapshot_sent(&mut self, to: MemberId, ok: bool) {
+        self.owner.snapshot_sent(to, ok);
+        if !ok && !mutant!("a_snapshot_is_asked_for_that_cannot_be_made") {
+            self.snapshots.refused.insert(to);
+        }
+    }
+
+    /// No snapshot can be made for now: whoever asked for one takes entries again, and asks again later.
+    fn refuse_requests(&mut self) {
+        self.snapshots.refused.extend(self.owner.refuse_requests());
     }
 
     fn state_is_undisputed(&mut self) -> bool {

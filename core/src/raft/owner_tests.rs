@@ -135,6 +135,25 @@ fn a_request_for_a_snapshot_ends_with_its_term() {
     assert!(owner.request_snapshot());
 }
 
+#[test]
+fn a_request_for_a_snapshot_ends_when_its_leader_makes_none() {
+    let mut owner = owner(&[1, 2, 3]);
+    let entries = append(&owner, 9, 5);
+    hear(&mut owner, &entries).unwrap();
+    let (_, write) = drain(&mut owner);
+    owner.wal_done(write, &mut Drained::default());
+    assert!(owner.request_snapshot());
+    let entries = append(&owner, 10, 5);
+    owner.snapshot_refused(PEER, Term(1));
+    owner.snapshot_refused(MemberId(3), Term(2));
+    hear(&mut owner, &entries).unwrap();
+    assert_eq!(owner.last_index(), LogIndex(9), "neither this leader's word nor of this term");
+    owner.snapshot_refused(PEER, Term(2));
+    hear(&mut owner, &entries).unwrap();
+    assert_eq!(owner.last_index(), LogIndex(10));
+    assert!(owner.request_snapshot());
+}
+
 /// A leader of two whose log ends at the first entry of its term.
 fn leader() -> Owner {
     let mut owner = owner(&[1, 2]);

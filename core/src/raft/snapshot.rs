@@ -8,8 +8,8 @@
 //! `raft` takes it, everything stops until the engine's rows are replaced; only then the log is
 //! started anew behind them, so that a crash at any moment leaves the old state or the new.
 
-use raft::SnapshotStatus;
 use raft::eraftpb::{self, MessageType, Snapshot};
+use raft::{ProgressState, SnapshotStatus};
 
 use super::ingress::{self, Refused};
 use super::owner::{ConfState, Drained, Owner, Role, Unpersisted};
@@ -169,8 +169,9 @@ impl Owner {
     /// Asks the leader for a snapshot although the log would do, because this member's rows are
     /// not to be trusted. Says whether a new request is on its way.
     ///
-    /// While one is open, `raft` takes no entries. The next leader may need this member for a quorum,
-    /// and cannot make a snapshot of what it cannot commit: a request ends with its term.
+    /// While one is open, `raft` takes no entries: those on their way would overtake the snapshot. So it
+    /// ends when its leader says that there will be none, and with its term: the next leader may need
+    /// this member for a quorum, and cannot make a snapshot of what it cannot commit.
     pub fn request_snapshot(&mut self) -> bool {
         self.raw.raft.request_snapshot().is_ok()
     }
@@ -181,6 +182,29 @@ impl Owner {
         if heard > raft.term && !mutant!("a_snapshot_is_asked_for_that_cannot_be_made") {
             raft.pending_request_snapshot = 0;
         }
+    }
+
+    /// The leader of this term makes no snapshot for this member now.
+    pub fn snapshot_refused(&mut self, from: MemberId, term: Term) {
+        if (self.leader(), self.term()) == (Some(from), term) {
+            self.raw.raft.pending_request_snapshot = 0;
+        }
+    }
+
+    /// For a leader that makes no snapshot for now. `raft` would send nothing else to those who asked for
+    /// one, and they take nothing else: they are forgotten, and given back to be told so.
+    pub fn refuse_requests(&mut self) -> Vec<MemberId> {
+        if self.role() != Role::Leader || mutant!("a_snapshot_is_asked_for_that_cannot_be_made") {
+            return Vec::new();
+        }
+        let asking = |(id, progress): (&u64, &mut raft::Progress)| {
+            let asks = progress.pending_request_snapshot != 0 && progress.state != ProgressState::Snapshot;
+            asks.then(|| {
+                progress.pending_request_snapshot = 0;
+                MemberId(*id)
+            })
+        };
+        self.raw.raft.mut_prs().iter_mut().filter_map(asking).collect()
     }
 
     /// For the leader, in its own term. Who asks for a snapshot that must hold what is not committed yet
