@@ -57,8 +57,8 @@ pub use kv::{
 };
 pub use lease::{Lease, LeaseTtl};
 pub use maintenance::{Alarm, AlarmKind, HashKv, MemberStatus};
-pub use recipes::contest::{FencedTxn, FencingToken};
 pub use recipes::election::{Election, Leader, LeaderEvent, Leadership, Observer, Tenure};
+pub use recipes::fence::{FencedTxn, FencingToken};
 pub use recipes::mutex::{Contender, Guard, Mutex};
 pub use runtime::private as runtime;
 pub use session::{LostReason, Session, SessionBuilder, SessionState};

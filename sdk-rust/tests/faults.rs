@@ -140,6 +140,41 @@ on_each! {
         session.mutex("m").lock().await.unwrap().unlock().await.unwrap();
     }
 
+    async fn m_4_a_line_is_swept_again_after_the_store_has_refused_it(server) {
+        let direct = server.client().await;
+        let auth = direct.auth();
+        if let Err(error) = auth.user_add("root", Some("secret")).await {
+            assert!(error.message().contains("not supported yet"), "{error}");
+            continue;
+        }
+        auth.role_add("root").await.unwrap();
+        auth.user_grant_role("root", "root").await.unwrap();
+        let (ways, client) = two_ways(&server).await;
+        let session = client.session().ttl(Duration::from_secs(60)).open().await.unwrap();
+        let mut line = direct.watch(Keys::prefix("m/")).open().await.unwrap();
+        let before = hold(&ways);
+        let own = session.clone();
+        let lock = tokio::spawn(async move { own.mutex("m").lock().await });
+        let keeps = lose_the_first(&ways, before, "m/").await;
+        assert!(soon("the lock", lock).await.unwrap().unwrap().unlock().await.unwrap());
+        ways[keeps].set(Way::Open);
+        assert_eq!(changes(&mut line, 4).await, [true, false, true, false], "put late, and deleted again");
+        auth.enable().await.unwrap();
+        let asked = || ways.iter().map(Proxy::requests).sum::<u64>();
+        let before = asked();
+        for way in &ways {
+            way.drop_connections().await;
+        }
+        // Keepalives are not refused, and asked for once.
+        eventually("attempts", async || (asked() >= before + 4).then_some(())).await;
+        let root = Client::builder().endpoints([server.endpoint()]).auth("root", "secret");
+        root.connect().await.unwrap().auth().disable().await.unwrap();
+        let late = format!("m/{:x}", session.lease());
+        direct.put_with(Put::new(&late, "").lease(session.lease())).await.unwrap();
+        eventually("the deletion", async || (direct.get(&late).await.unwrap().count == 0).then_some(())).await;
+        session.check().unwrap();
+    }
+
     async fn m_7_a_late_attempt_to_lock_leaves_no_key(server) {
         let direct = server.client().await;
         let (ways, client) = two_ways(&server).await;

@@ -37,6 +37,26 @@ on_each! {
         two.mutex("m").try_lock().await.unwrap().unlock().await.unwrap();
     }
 
+    async fn m_7_trying_takes_over_an_earlier_attempts_key_with_what_it_says_itself(server) {
+        let client = server.client().await;
+        let session = session(&client).await;
+        let late = format!("m/{:x}", session.lease());
+        client.put_with(Put::new(&late, "old").lease(session.lease())).await.unwrap();
+        let guard = session.mutex("m").owner("new").try_lock().await.unwrap();
+        let contenders = session.mutex("m").contenders().await.unwrap();
+        assert_eq!((contenders.len(), contenders[0].owner.as_ref()), (1, &b"new"[..]));
+        assert!(guard.unlock().await.unwrap());
+    }
+
+    async fn m_7_trying_with_a_session_whose_lease_is_gone_says_that_it_is_lost(server) {
+        let client = server.client().await;
+        let session = session(&client).await;
+        client.lease_revoke(session.lease()).await.unwrap();
+        let error = session.mutex("m").try_lock().await.unwrap_err();
+        assert_eq!(error.kind(), session.check().unwrap_err().kind(), "{error}");
+        assert_eq!(error.kind(), ErrorKind::SessionLost, "{error}");
+    }
+
     async fn m_1_what_is_forgotten_is_held_until_the_session_ends(server) {
         let client = server.client().await;
         let (one, two) = (session(&client).await, session(&client).await);

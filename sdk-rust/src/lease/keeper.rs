@@ -189,16 +189,15 @@ impl Stream {
                 }
                 continue;
             }
-            let now = BootInstant::now();
-            self.beat(now);
+            // What has arrived counts before the clock does, however late this comes to look.
+            while let Ok((number, news)) = self.news.1.try_recv() {
+                self.hear_from(number, news).await;
+            }
+            self.beat(BootInstant::now());
             let pause = self.wake_at().since(BootInstant::now()).max(PAUSE_MIN);
             tokio::select! {
                 Some(command) = self.commands.recv() => self.obey(command),
-                Some((number, news)) = self.news.1.recv() => {
-                    if self.connection.as_ref().is_some_and(|connection| connection.number == number) {
-                        self.hear(news).await;
-                    }
-                }
+                Some((number, news)) = self.news.1.recv() => self.hear_from(number, news).await,
                 Ok(()) = epochs.changed() => {
                     self.entries.values().for_each(|entry| entry.vital.lose(LostReason::ClusterReset));
                 }
@@ -317,6 +316,12 @@ impl Stream {
                 (entry.asked, entry.repeated) = (None, false);
             }
             entry.vital.stream_down(now);
+        }
+    }
+
+    async fn hear_from(&mut self, number: u64, news: News) {
+        if self.connection.as_ref().is_some_and(|connection| connection.number == number) {
+            self.hear(news).await;
         }
     }
 

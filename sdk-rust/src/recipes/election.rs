@@ -23,7 +23,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 
-use super::contest::{self, FencedTxn, FencingToken, Held, Place, Terms};
+use super::contest::{self, Held, Terms};
+use super::fence::{FencedTxn, FencingToken};
+use super::place::{self, Place};
 use crate::backoff::Backoff;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
@@ -92,8 +94,8 @@ impl Client {
     /// # Cancel safety
     /// Nothing happens if the future is dropped.
     pub async fn leader(&self, name: &str) -> Result<Option<Leader>> {
-        contest::check_name(name)?;
-        Ok(self.get(contest::first(name)).await?.first().map(Leader::from))
+        place::check_name(name)?;
+        Ok(self.get(place::first(name)).await?.first().map(Leader::from))
     }
 
     /// Follows who leads in the election of this name, without being a candidate.
@@ -101,8 +103,8 @@ impl Client {
     /// # Cancel safety
     /// Nothing is left behind if the future is dropped.
     pub async fn observe(&self, name: &str) -> Result<Observer> {
-        contest::check_name(name)?;
-        let view = PrefixView::open(self, contest::prefix(name)).await?;
+        place::check_name(name)?;
+        let view = PrefixView::open(self, place::prefix(name)).await?;
         let mut observer = Observer { view, last: None, ready: VecDeque::new() };
         observer.refresh(true);
         Ok(observer)

@@ -4,5 +4,8 @@
 pub mod config;
 pub(crate) mod contest;
 pub mod election;
+pub(crate) mod fence;
 pub mod mutex;
+pub(crate) mod place;
 pub mod registry;
+pub(crate) mod sweep;

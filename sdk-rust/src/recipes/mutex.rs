@@ -23,7 +23,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::contest::{self, FencedTxn, FencingToken, Held, Terms};
+use super::contest::{self, Held, Terms};
+use super::fence::{FencedTxn, FencingToken};
+use super::{place, sweep};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kv::{Compare, Get, Is, Keys, Order, Put, SortBy, Txn};
 use crate::session::Session;
@@ -85,18 +87,18 @@ impl Mutex {
     /// # Cancel safety
     /// As [`Mutex::lock`].
     pub async fn try_lock(&self) -> Result<Guard> {
-        contest::check_name(&self.name)?;
+        place::check_name(&self.name)?;
         self.session.check()?;
         let busy = || Error::new(ErrorKind::WouldBlock, format!("the lock is taken name={:?}", self.name));
         let gate = self.session.gate(&self.name).try_lock_owned().map_err(|_| busy())?;
-        let key = contest::key_of(&self.name, self.session.lease());
-        let line = Keys::prefix(contest::prefix(&self.name));
+        let key = place::key_of(&self.name, self.session.lease());
+        let line = Keys::prefix(place::prefix(&self.name));
         let txn = Txn::new()
             .when(Compare::create_revision(line, Is::Equal, 0))
             .and_then(Put::new(&key, &self.terms.value).lease(self.session.lease()))
             .or_else(Get::new(key.clone()))
-            .or_else(contest::first(&self.name));
-        let (session, name) = (self.session.clone(), self.name.clone());
+            .or_else(place::first(&self.name));
+        let (session, name, value) = (self.session.clone(), self.name.clone(), self.terms.value.clone());
         // On our own threads, so that a caller that goes away does not leave the key behind.
         let taking = async move {
             let doubts = session.core().doubts();
@@ -104,10 +106,10 @@ impl Mutex {
                 Ok(answer) => answer,
                 Err(error) => {
                     if error.maybe_applied() || session.core().doubts() != doubts {
-                        contest::withdraw(&session, &name).await;
+                        sweep::withdraw(&session, &name).await;
                     }
                     drop(gate);
-                    return Err(error);
+                    return Err(contest::or_lost(&session, error));
                 }
             };
             // A key of ours that is there already is an earlier attempt: of this very call, which found
@@ -115,20 +117,29 @@ impl Mutex {
             let read = |n| (!answer.succeeded).then(|| answer.get(n)?.first()).flatten();
             let own = read(0).filter(|kv| kv.lease == session.lease());
             let is_first = own.is_some() && own.map(|kv| &kv.key) == read(1).map(|kv| &kv.key);
+            // What that one says of its owner is not what this one does.
+            let stale = own.filter(|kv| kv.value != value).map(|kv| kv.mod_revision);
             let own = own.map(|kv| kv.create_revision);
             let created = if answer.succeeded { Some(answer.header.revision) } else { own };
             let (seen, doubtful) = (answer.header.revision, session.core().doubts() != doubts);
             let Some(created) = created else {
                 if doubtful {
                     // An earlier attempt may find the lock free yet.
-                    contest::sweep(&session, &name, seen);
+                    sweep::sweep(&session, &name, seen);
                 }
                 return Ok(None);
             };
-            let place = contest::Place { session, name, key, created, seen, doubtful };
+            let mut place = place::Place { session, name, key, created, seen, doubtful };
             if !answer.succeeded && !is_first {
                 place.leave().await?;
                 return Ok(None);
+            }
+            if let Some(modified) = stale
+                && let Err(error) = place.say(modified, &value).await
+            {
+                let left = place.leave().await;
+                tracing::debug!(?left, "a lock could not be taken over");
+                return Err(error);
             }
             let held = Held::new(place, gate);
             held.place().check()?;
@@ -159,8 +170,8 @@ impl Mutex {
     /// # Cancel safety
     /// Nothing happens if the future is dropped.
     pub async fn contenders(&self) -> Result<Vec<Contender>> {
-        contest::check_name(&self.name)?;
-        let line = Get::prefix(contest::prefix(&self.name)).sort(SortBy::Create, Order::Ascending);
+        place::check_name(&self.name)?;
+        let line = Get::prefix(place::prefix(&self.name)).sort(SortBy::Create, Order::Ascending);
         let answer = self.session.client().get(line).await?;
         let contender = |kv: crate::kv::KeyValue| Contender {
             key: kv.key,

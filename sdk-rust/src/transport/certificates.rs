@@ -4,9 +4,11 @@
 //! passed over, and the last good configuration stays until it can.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
+use tokio::task::{JoinError, JoinHandle};
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{self, CryptoProvider};
@@ -34,7 +36,12 @@ struct Current {
 pub(crate) struct Certificates {
     tls: Tls,
     current: Mutex<Current>,
+    /// Who looks at the files just now.
+    looking: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
+
+/// How long a connection waits for the files; it has others than these to wait for.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Certificates {
     /// # Errors
@@ -42,7 +49,7 @@ impl Certificates {
     pub fn load(tls: Tls) -> Result<Self> {
         let texts = Texts::read(&tls)?;
         let current = Current { config: texts.config(&tls)?, digest: texts.digest(), complaint: None };
-        Ok(Self { tls, current: Mutex::new(current) })
+        Ok(Self { tls, current: Mutex::new(current), looking: tokio::sync::Mutex::default() })
     }
 
     /// The name to expect in certificates of a member at this host.
@@ -62,14 +69,29 @@ impl Certificates {
     /// The configuration for a new connection.
     pub async fn config(self: &Arc<Self>) -> Arc<ClientConfig> {
         if self.tls.has_files() {
-            // Disks can be slow, and the threads of connections must not wait.
-            let this = self.clone();
-            let refreshed = tokio::task::spawn_blocking(move || this.refresh()).await;
-            if let Err(error) = refreshed {
-                tracing::warn!(%error, "the TLS files were not looked at");
+            match tokio::time::timeout(LOOK, self.look()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the TLS files were not looked at"),
+                Err(_) => tracing::warn!("the TLS files cannot be read; the last good ones stay in use"),
             }
         }
         self.current.lock().config.clone()
+    }
+
+    /// Looks at the files once those are through who look at them already: reading from a disk that hangs
+    /// keeps a thread, and each connect would keep another.
+    async fn look(self: &Arc<Self>) -> Result<(), JoinError> {
+        let mut looking = self.looking.lock().await;
+        if let Some(earlier) = looking.as_mut() {
+            // It may have read what was there before this connect. How it ended was told to whoever began it.
+            let _ = earlier.await;
+            *looking = None;
+        }
+        // Disks can be slow, and the threads of connections must not wait.
+        let this = self.clone();
+        let outcome = looking.insert(tokio::task::spawn_blocking(move || this.refresh())).await;
+        *looking = None;
+        outcome
     }
 
     fn refresh(&self) {
@@ -330,6 +352,37 @@ mod tests {
             assert!(Arc::ptr_eq(&good, &certificates.config().await));
             assert!(certificates.current.lock().complaint.is_none());
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn files_that_hang_keep_one_thread_and_the_last_good_ones_serve() {
+        let folder = tempfile::tempdir().unwrap();
+        issue_into(folder.path());
+        let certificates = Arc::new(Certificates::load(files(folder.path())).unwrap());
+        let good = certificates.config().await;
+        let path = folder.path().join("ca.pem");
+        let text = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        // Whoever opens it for reading waits for somebody who writes.
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+            .unwrap();
+        let mut looks = Vec::new();
+        for _ in 0..2 {
+            assert!(Arc::ptr_eq(&good, &certificates.config().await));
+            let look = certificates.looking.try_lock().unwrap();
+            looks.push(look.as_ref().expect("it hangs").id());
+        }
+        assert_eq!(looks[0], looks[1]);
+        // What was hung up ends, and the next one looks itself.
+        let pipe = path.clone();
+        let writing = std::thread::spawn(move || fs::write(pipe, text).unwrap());
+        let look = certificates.looking.lock().await.take().unwrap();
+        look.await.unwrap();
+        writing.join().unwrap();
+        fs::remove_file(&path).unwrap();
+        issue_into(folder.path());
+        assert!(!Arc::ptr_eq(&good, &certificates.config().await));
     }
 
     #[test]

@@ -62,6 +62,9 @@ impl Link {
     }
 }
 
+/// Whether this build can encrypt.
+const HAS_TLS: bool = cfg!(feature = "tls");
+
 /// Turns `host:port`, `http://…`, `https://…` and `dns:///…` into a URL.
 pub(crate) fn normalize(endpoint: &str, tls: bool) -> Result<String> {
     let endpoint = endpoint.trim();
@@ -76,6 +79,9 @@ pub(crate) fn normalize(endpoint: &str, tls: bool) -> Result<String> {
         Some(_) => return refuse("an endpoint begins with http://, https:// or dns:///,"),
         None => format!("{scheme}://{endpoint}"),
     };
+    if is_encrypted(&url) && !HAS_TLS {
+        return refuse("this build has no TLS, switch on the feature `tls` of folkmoot-client,");
+    }
     match url.parse::<http::Uri>() {
         Ok(uri) if uri.host().is_some_and(|host| !host.is_empty()) => {
             Ok(url.trim_end_matches('/').to_owned())
@@ -106,11 +112,7 @@ impl Dialer {
     }
 
     #[cfg(not(feature = "tls"))]
-    pub fn new(urls: &[String], _tls: Option<&Tls>, connect_timeout: Duration) -> Result<Self> {
-        if urls.iter().any(|url| is_encrypted(url)) {
-            let text = "this build has no TLS: switch on the feature `tls` of folkmoot-client";
-            return Err(Error::invalid(text));
-        }
+    pub fn new(_urls: &[String], _tls: Option<&Tls>, connect_timeout: Duration) -> Result<Self> {
         Ok(Self { connect_timeout })
     }
 
@@ -208,10 +210,18 @@ mod tests {
     #[test]
     fn c_1_endpoints_come_in_several_forms() {
         assert_eq!(normalize("n1:2379", false).unwrap(), "http://n1:2379");
-        assert_eq!(normalize("n1:2379", true).unwrap(), "https://n1:2379");
         assert_eq!(normalize(" http://n1:2379/", false).unwrap(), "http://n1:2379");
-        assert_eq!(normalize("dns:///store:2379", true).unwrap(), "https://store:2379");
-        assert_eq!(normalize("https://[::1]:2379", false).unwrap(), "https://[::1]:2379");
+        let encrypted = [
+            ("n1:2379", true, "https://n1:2379"),
+            ("dns:///store:2379", true, "https://store:2379"),
+            ("https://[::1]:2379", false, "https://[::1]:2379"),
+        ];
+        for (endpoint, tls, url) in encrypted {
+            match normalize(endpoint, tls) {
+                Ok(normal) => assert!(HAS_TLS && normal == url, "{normal}"),
+                Err(error) => assert!(!HAS_TLS && error.to_string().contains("has no TLS"), "{error}"),
+            }
+        }
     }
 
     #[test]

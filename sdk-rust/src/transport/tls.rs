@@ -39,6 +39,7 @@ impl Pem {
 
 /// Whose word counts that a member is what it claims to be.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code))]
 pub(super) enum Trust {
     #[default]
     System,

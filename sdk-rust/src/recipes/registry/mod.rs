@@ -21,6 +21,7 @@ mod registration;
 mod subscribe;
 
 pub use balance::{Outcome, Policy};
+#[cfg(feature = "config")]
 pub(crate) use instance::unique;
 pub use instance::{Health, Instance};
 pub use registration::{OnConflict, RegisterBuilder, Registration, RegistrationEvent, RegistrationEvents};
