@@ -78,7 +78,7 @@ run: build
 cluster: build
 	scripts/cluster $(FOLKMOOT) $(MEMBERS)
 
-test: setup-test unit sdk python node conformance oracle crash compat tour sim chaos
+test: setup-test unit sdk python node conformance examples oracle crash compat tour sim chaos
 
 # One profile and one set of features for all tests; see docs/decisions/0009.
 unit:
@@ -167,7 +167,7 @@ examples-dev: build python-dev node-dev
 	mkdir -p examples/node_modules
 	ln -sfn ../../sdk-node examples/node_modules/folkmoot
 
-# All three, against Folkmoot and etcd. Not part of `make test` yet, see docs/open.md.
+# All three, against Folkmoot and etcd.
 examples: examples-dev
 	cd examples && $(IN_PYTHON_ENV) ruff format --check --quiet . && $(IN_PYTHON_ENV) ruff check --quiet .
 	cd examples && for folder in . */; do ls $$folder/*.py > /dev/null 2>&1 || continue; \
