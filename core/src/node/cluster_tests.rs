@@ -642,6 +642,33 @@ fn a_member_whose_state_is_wrong_still_votes_for_the_next_leader() {
 }
 
 #[test]
+fn what_only_a_wrong_member_has_in_its_log_is_not_lost_with_the_leader() {
+    let (mut world, leader) = settled();
+    let (wrong, third) = ((leader + 1) % 3, (leader + 2) % 3);
+    world.hosts[wrong].node.as_mut().unwrap().spoil_state();
+    world.put(leader, "a", "1", 0);
+    world.pass(3 * SECOND);
+    assert!(world.hosts[wrong].node().status().corrupt);
+    let wrong_id = world.hosts[wrong].id;
+    world.command(leader, codec::cluster::alarm(&consent(wrong_id)));
+    world.cut = vec![world.hosts[third].id];
+    let slot = world.put(leader, "b", "1", 0);
+    ok(world.answer(leader, slot));
+    world.crash(leader);
+    world.cut.clear();
+    // The third has too little of the log to be elected, and the other one too little sense to lead.
+    world.pass(15 * SECOND);
+    assert_eq!(world.leader(), Some(third));
+    assert_eq!(world.get(third, "b").as_deref(), Some("1"));
+    let slot = world.put(third, "c", "1", 0);
+    ok(world.answer(third, slot));
+    world.start(leader);
+    world.pass(5 * SECOND);
+    assert_eq!(world.hosts[wrong].installed, 1);
+    same_everywhere(&world);
+}
+
+#[test]
 fn a_leader_whose_state_is_wrong_hands_over_and_repairs_itself_if_it_may() {
     let mut world = World::new(3);
     world.tune = |config| {

@@ -10,6 +10,9 @@ use crate::mutant::mutant;
 use crate::raft::Role;
 use crate::types::{Instant64, MemberId};
 
+/// Election timeouts after which others would have elected one of them, if they could.
+const LEADERLESS_FOR: u32 = 4;
+
 /// A move that somebody waits for.
 pub struct Transfer {
     slot: Slot,
@@ -155,8 +158,18 @@ impl Node {
         }
     }
 
-    /// A member that is not fit to lead does not ask for votes.
+    /// Whether this member can lead for longer than it takes to hand over.
+    pub(super) fn is_fit(&self) -> bool {
+        !(self.disk_is_stuck() || self.corrupt)
+    }
+
+    /// A member that is not fit to lead does not ask for votes. If nobody leads for long, it does although
+    /// its state is wrong: its log is not, and may be what everybody else lacks. It brings the others up
+    /// to it then, and hands over.
     pub(super) fn may_campaign(&self) -> bool {
-        self.owner.role() == Role::Leader || !(self.disk_is_stuck() || self.corrupt)
+        let long = LEADERLESS_FOR * self.config.election_timeout();
+        let is_last_resort =
+            !self.disk_is_stuck() && self.leaderless_since.is_some_and(|since| self.now.since(since) >= long);
+        self.owner.role() == Role::Leader || self.is_fit() || is_last_resort
     }
 }

@@ -173,6 +173,10 @@ impl Node {
 
     /// Sends the answers for other members' clients.
     pub(super) fn send_lease_tells(&mut self, out: &mut Vec<Output>) {
+        if self.corrupt {
+            // What a wrong state says is not to be told; they ask again.
+            self.lease_tells.clear();
+        }
         for ((to, boot), tells) in std::mem::take(&mut self.lease_tells) {
             let message = Message::LeaseTell { boot, tells };
             out.push(Output::Send { to, message: message.encode() });

@@ -102,6 +102,8 @@ pub struct Node {
     asked_to_lead: BTreeSet<MemberId>,
     disk: DiskWatch,
     unfit_since: Option<Instant64>,
+    /// Since when no leader is known.
+    leaderless_since: Option<Instant64>,
     contacts: Contacts,
     integrity: Integrity,
     /// This member's state is wrong: it answers nothing.
@@ -204,6 +206,7 @@ impl Node {
             asked_to_lead: BTreeSet::new(),
             disk: DiskWatch::default(),
             unfit_since: None,
+            leaderless_since: None,
             contacts: Contacts::default(),
             integrity,
             corrupt: false,
@@ -382,6 +385,10 @@ impl Node {
             return;
         }
         let first = self.next_tick == Instant64(0);
+        self.leaderless_since = match self.owner.leader() {
+            Some(_) => None,
+            None => self.leaderless_since.or(Some(self.now)),
+        };
         // However long the pause was, it is one tick: counting the missed ones would make a
         // member that was only paused start an election against a healthy leader.
         if !first {
@@ -440,7 +447,7 @@ impl Node {
             return;
         }
         // Anything else that cannot be used is as good as lost on the way.
-        let is_fit = self.may_campaign();
+        let is_fit = self.is_fit();
         if self.owner.peer_message(from, message, is_fit) == Err(Refused::LogLost) {
             self.failed.get_or_insert(Fatal::Raft(format!(
                 "{}; remove the member from the cluster and add it again with an empty data directory",
@@ -561,7 +568,8 @@ impl Node {
                 Effect::TermStarted(term) => {
                     self.proposals.term_started(term);
                     self.membership.term_started(term);
-                    if self.owner.role() == Role::Leader && self.owner.term() == term {
+                    // Who leads with a wrong state does not know the leases.
+                    if self.owner.role() == Role::Leader && self.owner.term() == term && !self.corrupt {
                         self.deadlines.promote(self.now, term, self.config.election_timeout());
                     }
                 }

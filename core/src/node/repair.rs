@@ -39,6 +39,7 @@ impl Node {
             Judgement::Wrong if mutant!("a_wrong_state_goes_unnoticed") => {}
             Judgement::Wrong => {
                 self.corrupt = true;
+                self.stop_leasing();
                 self.repairing = self.config.auto_repair;
                 self.upkeep.status_changed = true;
                 self.seek_repair();
