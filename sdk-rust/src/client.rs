@@ -7,9 +7,11 @@ use arc_swap::ArcSwap;
 
 use crate::error::{Error, Result};
 use crate::namespace::Namespace;
+use crate::transport::endpoint::Given;
+use crate::transport::names::Resolver;
 use crate::transport::options::Options;
 use crate::transport::tls::Tls;
-use crate::transport::{Call, Core, endpoint};
+use crate::transport::{Call, Core};
 
 /// A list that changes by hand is not worth more questions.
 const AUTO_SYNC_MIN: Duration = Duration::from_secs(1);
@@ -102,6 +104,7 @@ impl Default for ClientBuilder {
     fn default() -> Self {
         let options = Options {
             endpoints: Vec::new(),
+            resolver: Resolver::default(),
             credentials: None,
             tls: None,
             connect_timeout: Duration::from_secs(2),
@@ -114,8 +117,20 @@ impl Default for ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Where the members are: `host:port`, `http://…`, `https://…` or `dns:///host:port`. One text
-    /// may hold several, with commas between.
+    /// Where the members are: `host:port`, `http://…` or `https://…`. One text may hold several, with commas
+    /// between.
+    ///
+    /// Two more name all members at once. They are looked up every 30 seconds and when a member fails, and
+    /// whoever comes or goes is followed; while nothing is found, those that were found last are asked:
+    ///
+    /// - `dns:///host:port`: each address of the host is a member.
+    /// - `dns+srv://domain`: the targets of the SRV records `_etcd-client._tcp.domain` are the members, with
+    ///   TLS those of `_etcd-client-ssl._tcp.domain`; of several priorities only those of the first, and
+    ///   whatever their weights. `dns+srv:///_name._tcp.domain` asks for these records as they stand. Needs
+    ///   the feature `srv`.
+    ///
+    /// With TLS a member's certificate must be for the host or the domain that is written here, unless
+    /// [`Tls::server_name`] says another: what DNS answers is not proven.
     pub fn endpoints<I>(mut self, endpoints: I) -> Self
     where
         I: IntoIterator,
@@ -159,7 +174,8 @@ impl ClientBuilder {
 
     /// Asks the members so often who the members are, at least one second apart, and adds those that are
     /// new to the endpoints that it was given; not done if not said. Members must advertise URLs that this
-    /// client can reach.
+    /// client can reach. Those that names such as `dns:///host:port` stand for are asked until the members
+    /// have told, and when all of them fail.
     pub fn auto_sync(mut self, interval: Duration) -> Self {
         self.options.auto_sync = Some(interval);
         self
@@ -175,6 +191,12 @@ impl ClientBuilder {
         self
     }
 
+    #[cfg(all(test, feature = "srv"))]
+    pub(crate) fn name_server(mut self, address: std::net::SocketAddr) -> Self {
+        self.options.resolver = Resolver { server: Some(address) };
+        self
+    }
+
     /// Makes the client without asking anybody.
     pub fn connect_lazy(self) -> Result<Client> {
         let Self { endpoints, namespace, mut options } = self;
@@ -182,7 +204,7 @@ impl ClientBuilder {
         options.endpoints = endpoints
             .iter()
             .filter(|endpoint| !endpoint.trim().is_empty())
-            .map(|endpoint| endpoint::normalize(endpoint, tls))
+            .map(|endpoint| Given::parse(endpoint, tls))
             .collect::<Result<_>>()?;
         options.endpoints.dedup();
         if options.endpoints.is_empty() {
@@ -197,9 +219,10 @@ impl ClientBuilder {
         Ok(Client { shared: Arc::new(Shared { core }), namespace: Namespace::new(namespace) })
     }
 
-    /// Makes the client, logs in, and waits for one answer of one member.
+    /// Makes the client, looks names up, logs in, and waits for one answer of one member.
     pub async fn connect(self) -> Result<Client> {
         let client = self.connect_lazy()?;
+        client.core()?.names_looked_up().await?;
         client.verify().await?;
         Ok(client)
     }

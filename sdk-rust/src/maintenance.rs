@@ -89,9 +89,9 @@ impl Client {
         }
     }
 
-    /// The endpoints of this client.
+    /// The endpoints of this client; for names that stand for several members, those that were found last.
     pub fn endpoints(&self) -> Result<Vec<String>> {
-        Ok(self.core()?.options.endpoints.clone())
+        Ok(self.core()?.endpoints())
     }
 
     /// How one member is.

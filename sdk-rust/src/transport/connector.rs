@@ -25,7 +25,8 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tower_service::Service;
 
 use super::certificates::{Certificates, HTTP_2};
-use crate::error::{Error, Result};
+use super::endpoint::{self, Target};
+use crate::error::Result;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -45,15 +46,13 @@ pub(crate) struct Connector {
 
 impl Connector {
     pub fn new(
-        url: &str,
+        target: &Target,
         certificates: Arc<Certificates>,
         timeout: Duration,
         keepalive: Duration,
     ) -> Result<Self> {
-        let target = url.parse::<Uri>().map_err(|error| {
-            Error::invalid(format!("cannot use the endpoint: {error} endpoint={url:?}")).caused_by(error)
-        })?;
-        let name = certificates.name(target.host().unwrap_or_default())?;
+        let name = certificates.name(endpoint::parse(&target.origin)?.host().unwrap_or_default())?;
+        let target = endpoint::parse(&target.url)?;
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -66,10 +65,6 @@ impl Connector {
 
     pub fn attempts(&self) -> &Arc<Attempts> {
         &self.attempts
-    }
-
-    pub fn target(&self) -> &Uri {
-        &self.target
     }
 }
 

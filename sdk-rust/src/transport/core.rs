@@ -10,15 +10,16 @@ use folkmoot_proto::etcdserverpb as pb;
 use folkmoot_proto::etcdserverpb::auth_client::AuthClient;
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::endpoint::{Dialer, Link};
+use super::endpoint::{Dialer, Given, Link, Target};
 use super::options::Options;
 use super::pool::Pool;
+use super::roster::Roster;
 use super::seen::{Consistency, Mark, Seen, Verdict};
 use super::status::{self, Fault};
 use super::token::TokenStore;
@@ -123,6 +124,12 @@ pub(crate) struct Core {
     /// means the same for as long as the client lives.
     links: RwLock<Vec<Link>>,
     pool: Mutex<Pool>,
+    /// Is locked before the links and the pool.
+    roster: Mutex<Roster>,
+    /// How looking up the names among the endpoints went last: an error if that leaves nobody to ask.
+    looked: watch::Sender<Option<Result<()>>>,
+    /// Asks for looking the names up again.
+    again: Arc<Notify>,
     token: TokenStore,
     pub seen: Seen,
     pub hub: Hub,
@@ -141,12 +148,15 @@ impl Core {
             Some(handle) => handle.clone(),
             None => runtime::private()?,
         };
-        let dialer = Dialer::new(&options.endpoints, options.tls.as_ref(), options.connect_timeout)?;
+        let encrypted = options.endpoints.iter().any(Given::is_encrypted);
+        let dialer = Dialer::new(encrypted, options.tls.as_ref(), options.connect_timeout)?;
         let links = {
             let _entered = handle.enter();
-            options.endpoints.iter().map(|url| dialer.link(url)).collect::<Result<Vec<_>>>()?
+            let targets = options.endpoints.iter().map(Given::placeholder);
+            targets.map(|target| dialer.link(&target)).collect::<Result<Vec<_>>>()?
         };
         let pool = Mutex::new(Pool::new(links.len(), rand::random_range(0..links.len())));
+        let roster = Mutex::new(Roster::new(&options.endpoints));
         let core = Arc::new(Self {
             pid: runtime::pid(),
             handle,
@@ -154,6 +164,9 @@ impl Core {
             dialer,
             links: RwLock::new(links),
             pool,
+            roster,
+            looked: watch::Sender::new(None),
+            again: Arc::default(),
             token: TokenStore::default(),
             seen: Seen::default(),
             hub: Hub::default(),
@@ -162,34 +175,105 @@ impl Core {
             closed: AtomicBool::new(false),
             closing: watch::Sender::new(false),
         });
+        if core.has_names() {
+            core.handle.spawn(super::names::follow(Arc::downgrade(&core)));
+        }
         if let Some(interval) = core.options.auto_sync {
             core.handle.spawn(super::sync::follow(Arc::downgrade(&core), interval));
         }
         Ok(core)
     }
 
-    /// Takes the members to be these, by their URLs. Those that the client was given stay, whatever the
-    /// members say of themselves: it may reach them by a name that they do not know.
+    /// Takes the members to be these, by their URLs. Those whose URLs the client was given stay, whatever
+    /// the members say of themselves: it may reach them by a name that they do not know.
     pub fn set_members(&self, urls: &[String]) {
+        let mut roster = self.roster.lock();
+        let targets = urls.iter().map(|url| Target::at(url)).filter(|target| self.link_to(target)).collect();
+        roster.list(targets);
+        self.ask(&roster);
+    }
+
+    /// Takes the endpoint of this index, a name, to stand for these members.
+    pub fn set_found(&self, index: usize, targets: Vec<Target>) {
+        let mut roster = self.roster.lock();
+        let targets = targets.into_iter().filter(|target| self.link_to(target)).collect();
+        roster.find(index, targets);
+        self.ask(&roster);
+    }
+
+    /// Sees to it that there is a link to this member. Answers whether it can be used.
+    fn link_to(&self, target: &Target) -> bool {
         let _entered = self.handle.enter();
         let mut links = self.links.write();
-        let mut pool = self.pool.lock();
-        for (index, link) in links.iter().enumerate().skip(self.options.endpoints.len()) {
-            pool.retire(index, !urls.iter().any(|url| **url == *link.name));
+        if links.iter().any(|link| *link.target == *target) {
+            return true;
         }
-        for url in urls {
-            if links.iter().any(|link| *link.name == **url) {
-                continue;
+        match self.dialer.link(target) {
+            Ok(link) => {
+                tracing::info!(url = target.url, "a member was added to those that are asked");
+                links.push(link);
+                self.pool.lock().add();
+                true
             }
-            match self.dialer.link(url) {
-                Ok(link) => {
-                    tracing::info!(url, "a member was added to those that are asked");
-                    links.push(link);
-                    pool.add();
-                }
-                Err(error) => tracing::warn!(%error, "a member's URL is of no use"),
+            Err(error) => {
+                tracing::warn!(%error, "a member's URL is of no use");
+                false
             }
         }
+    }
+
+    /// Asks those that the roster wants, and no others.
+    fn ask(&self, roster: &Roster) {
+        let (links, mut pool) = (self.links.read(), self.pool.lock());
+        let is_retired = |link: &Link| !roster.wanted().any(|target| *target == *link.target);
+        let (retired, wanted): (Vec<_>, Vec<_>) =
+            (0..links.len()).partition(|index| is_retired(&links[*index]));
+        // First those that are wanted: the last one in use would stay.
+        wanted.into_iter().for_each(|index| pool.retire(index, false));
+        retired.into_iter().for_each(|index| pool.retire(index, true));
+    }
+
+    /// Whether there are names among the endpoints that stand for members.
+    pub fn has_names(&self) -> bool {
+        self.options.endpoints.iter().any(Given::is_name)
+    }
+
+    /// What the given endpoints stand for.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.roster.lock().given().map(|target| target.name.clone()).collect()
+    }
+
+    /// Tells how looking up the names went. What was found before stays known.
+    pub fn looked_up(&self, failure: Option<Error>) {
+        let failure = failure.filter(|_| !self.roster.lock().has_members());
+        self.looked.send_replace(Some(failure.map_or(Ok(()), Err)));
+    }
+
+    /// Waits until the names were looked up, if there are any.
+    ///
+    /// # Errors
+    /// Fails if nothing was found for any of them and there is no other endpoint.
+    pub async fn names_looked_up(&self) -> Result<()> {
+        if !self.has_names() {
+            return Ok(());
+        }
+        let mut looked = self.looked.subscribe();
+        let outcome =
+            async { looked.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
+        let bound = self.options.request_timeout;
+        match runtime::within(&self.handle, async { tokio::time::timeout(bound, outcome).await }).await {
+            Ok(outcome) => outcome.unwrap_or_else(|| Err(Error::closed("the client"))),
+            Err(_) if self.roster.lock().has_members() => Ok(()),
+            Err(_) => {
+                let text = format!("no answer from DNS within request_timeout={bound:?}, check its servers");
+                Err(Error::new(ErrorKind::Unavailable, text).at(&self.endpoints().join(",")))
+            }
+        }
+    }
+
+    /// Is notified when names are to be looked up before it is time.
+    pub fn again(&self) -> Arc<Notify> {
+        self.again.clone()
     }
 
     /// Whether this is another process than the one it was made in.
@@ -247,7 +331,20 @@ impl Core {
     }
 
     pub fn failed(&self, index: usize) {
-        self.pool.lock().failed(index, BootInstant::now());
+        let all_fail = {
+            let mut pool = self.pool.lock();
+            pool.failed(index, BootInstant::now());
+            pool.all_fail()
+        };
+        if self.has_names() {
+            if all_fail {
+                let mut roster = self.roster.lock();
+                if roster.doubt_list() {
+                    self.ask(&roster);
+                }
+            }
+            self.again.notify_one();
+        }
     }
 
     /// Notes that this member refuses the client's certificate. Answers whether all do by now.

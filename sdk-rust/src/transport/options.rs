@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use super::endpoint::Given;
+use super::names::Resolver;
 use super::tls::Tls;
 
 /// Everything that a client needs to start again, also in another process.
 #[derive(Clone)]
 pub(crate) struct Options {
-    /// URLs, at least one.
-    pub endpoints: Vec<String>,
+    /// At least one.
+    pub endpoints: Vec<Given>,
+    /// Who looks names up.
+    pub resolver: Resolver,
     /// Name and password.
     pub credentials: Option<(String, String)>,
     pub tls: Option<Tls>,

@@ -65,6 +65,11 @@ impl Pool {
         self.slots.iter().filter(|slot| !slot.retired).count()
     }
 
+    /// Whether each that is in use failed last.
+    pub fn all_fail(&self) -> bool {
+        self.slots.iter().all(|slot| slot.retired || slot.failures > 0)
+    }
+
     /// One more, behind the others.
     pub fn add(&mut self) {
         self.slots.push(Slot::default());
@@ -166,6 +171,18 @@ mod tests {
         assert_eq!(pool.pick(at(0), None), 2, "whoever is gone is no reason to take out the last one");
         pool.retire(1, false);
         assert_eq!(pool.pick(at(0), Some(2)), 1);
+    }
+
+    #[test]
+    fn all_fail_when_nobody_in_use_has_answered_since() {
+        let mut pool = Pool::new(3, 0);
+        pool.retire(2, true);
+        (0..3).for_each(|_| pool.failed(0, at(0)));
+        assert!(!pool.all_fail());
+        pool.failed(1, at(0));
+        assert!(pool.all_fail());
+        pool.succeeded(0);
+        assert!(!pool.all_fail());
     }
 
     #[test]

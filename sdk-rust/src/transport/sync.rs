@@ -7,7 +7,7 @@ use folkmoot_proto::etcdserverpb as pb;
 use folkmoot_proto::etcdserverpb::cluster_client::ClusterClient;
 
 use super::core::{Call, Core};
-use super::endpoint;
+use super::endpoint::{self, Given};
 use crate::error::Result;
 
 /// Asks for the list of members, at once and then so often, for as long as the client is there.
@@ -35,8 +35,7 @@ async fn members(core: &Core) -> Result<Vec<String>> {
     let message = pb::MemberListRequest { linearizable: true };
     let answer: pb::MemberListResponse = core.unary(Call::read(), message, rpc).await?;
     // Who was told to encrypt does not stop because a member also listens without.
-    let tls = core.options.tls.is_some()
-        || core.options.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
+    let tls = core.options.tls.is_some() || core.options.endpoints.iter().any(Given::is_encrypted);
     let voters = answer.members.into_iter().filter(|member| !member.is_learner);
     let mut urls = Vec::new();
     for url in voters.flat_map(|member| member.client_urls) {
