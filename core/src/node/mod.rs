@@ -28,6 +28,8 @@ mod upkeep;
 #[cfg(test)]
 mod cluster_tests;
 #[cfg(test)]
+mod repair_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod world;
