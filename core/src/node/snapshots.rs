@@ -39,6 +39,8 @@ pub struct Snapshots {
     /// Who must not wait for one, to be told so.
     refused: BTreeSet<MemberId>,
     offered: Option<SnapshotId>,
+    /// Copies that exist: made, and not dropped yet.
+    copies: BTreeSet<SnapshotId>,
     used_at: Instant64,
     sending: BTreeSet<(MemberId, SnapshotId)>,
     arrived: Option<Arrived>,
@@ -81,6 +83,7 @@ impl Node {
         if self.snapshots.making.take_if(|making| *making == id).is_none() {
             return;
         }
+        self.snapshots.copies.insert(id);
         if !self.state_is_undisputed() {
             self.to_drop.push(id);
             return;
@@ -98,11 +101,13 @@ impl Node {
         // A state that is in dispute is not passed on: a wrong one could become the majority's.
         let undisputed = self.state_is_undisputed();
         for (to, id, message) in std::mem::take(&mut self.drained.snapshots) {
-            if !undisputed {
+            let id = SnapshotId(id);
+            // Who does not lead any more may send what it meant to send as a leader when its log is durable:
+            // by then the copy can be gone.
+            if !undisputed || !self.snapshots.copies.contains(&id) {
                 self.snapshot_sent(to, false);
                 continue;
             }
-            let id = SnapshotId(id);
             self.snapshots.sending.insert((to, id));
             out.push(Output::SendSnapshot { to, id, message });
         }
@@ -127,7 +132,10 @@ impl Node {
             self.owner.withdraw_snapshot();
             self.to_drop.push(id);
         }
-        out.extend(self.to_drop.drain(..).map(|id| Output::DropSnapshot { id }));
+        for id in self.to_drop.drain(..) {
+            self.snapshots.copies.remove(&id);
+            out.push(Output::DropSnapshot { id });
+        }
         self.take_arrived(out);
         out.extend(self.to_discard.drain(..).map(|staged| Output::DiscardSnapshot { staged }));
     }
