@@ -331,6 +331,26 @@ fn a_new_member_joins_as_a_learner_is_promoted_and_counts() {
 }
 
 #[test]
+fn changes_that_two_members_are_asked_for_at_once_are_both_answered() {
+    let (mut world, leader) = settled();
+    let (other, third) = ((leader + 1) % 3, (leader + 2) % 3);
+    let third_id = world.hosts[third].id;
+    let (one, two) = (Slot(1001), Slot(1002));
+    let now = world.now;
+    let propose = |slot, command| Input::Propose { slot, command };
+    world.hosts[leader].node.as_mut().unwrap().step(now, propose(one, add(4, true)));
+    world.hosts[other]
+        .node
+        .as_mut()
+        .unwrap()
+        .step(now, propose(two, codec::cluster::member_remove(third_id)));
+    world.run();
+    world.pass(5 * SECOND);
+    ok(world.answer(leader, one));
+    ok(world.answer(other, two));
+}
+
+#[test]
 fn a_member_that_is_removed_stops_and_its_id_never_comes_back() {
     let (mut world, leader) = settled();
     let gone = (leader + 1) % 3;

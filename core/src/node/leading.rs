@@ -114,7 +114,7 @@ impl Node {
             Ok(Reply::Transferred)
         } else if self.owner.role() != Role::Leader && leader.is_some_and(|id| id != self.config.member_id) {
             // Somebody else took over: for one who wants to stop that is as good.
-            Err(Error::NotLeader)
+            if transfer.named { Err(Error::NotLeader) } else { Ok(Reply::Transferred) }
         } else if self.now.since(transfer.since) >= self.config.request_timeout {
             Err(Error::LeaderTransferTimeout)
         } else {

@@ -196,11 +196,20 @@ impl Node {
             && let Some(ask) = self.membership.asks.pop_front()
         {
             let Ok(change) = change_of(&ask.command) else { continue };
+            if ask.origin == me && !self.membership.local.contains_key(&ask.request) {
+                // Nobody waits for it any more.
+                continue;
+            }
             if let Err(error) = self.may_change(&ask.command, change) {
                 self.reject(&ask, error);
                 continue;
             }
-            if change == MembershipChange::Remove(me) && self.hand_over().is_some() {
+            if change == MembershipChange::Remove(me) && !self.owner.is_sole_voter() {
+                if self.hand_over().is_none() {
+                    // What would be left is silent, or wrong.
+                    self.reject(&ask, Error::Unhealthy);
+                    continue;
+                }
                 // The next leader removes this one: the command finds its way there by itself.
                 if ask.origin == me {
                     self.membership.asks.push_front(ask);

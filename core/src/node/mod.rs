@@ -538,7 +538,7 @@ impl Node {
                 Effect::Answer { origin, boot, request, result } => {
                     let own = origin == self.config.member_id && boot == self.config.boot;
                     let waits = self.proposals.applied(origin, boot, request);
-                    let waits = waits.or_else(|| self.membership.finish(request).filter(|_| own));
+                    let waits = waits.or_else(|| own.then(|| self.membership.finish(request)).flatten());
                     if let Some(slot) = waits {
                         self.replies.push((slot, result));
                     }

@@ -85,6 +85,28 @@ fn what_only_a_wrong_member_has_in_its_log_is_not_lost_with_the_leader() {
 }
 
 #[test]
+fn a_leader_does_not_leave_the_cluster_to_a_member_whose_state_is_wrong() {
+    let (mut world, leader) = settled();
+    let (wrong, third) = ((leader + 1) % 3, (leader + 2) % 3);
+    world.hosts[wrong].node.as_mut().unwrap().spoil_state();
+    world.put(leader, "a", "1", 0);
+    world.pass(3 * SECOND);
+    assert!(world.hosts[wrong].node().status().corrupt);
+    world.crash(third);
+    world.pass(6 * SECOND);
+    let third_id = world.hosts[third].id;
+    let slot = world.command(leader, codec::cluster::member_remove(third_id));
+    world.pass(6 * SECOND);
+    ok(world.answer(leader, slot));
+    let leader_id = world.hosts[leader].id;
+    let slot = world.command(leader, codec::cluster::member_remove(leader_id));
+    world.pass(10 * SECOND);
+    assert_eq!(world.answer(leader, slot), Some(&Err(Error::Unhealthy)));
+    assert!(!world.hosts[leader].removed);
+    assert_eq!(world.leader(), Some(leader));
+}
+
+#[test]
 fn a_leader_whose_state_is_wrong_hands_over_and_repairs_itself_if_it_may() {
     let mut world = World::new(3);
     world.tune = |config| {
@@ -201,6 +223,43 @@ fn a_repair_whose_snapshot_does_not_arrive_holds_up_nothing() {
     world.hosts[leader].snapshots_arrive = true;
     world.pass(5 * SECOND);
     assert_eq!(world.hosts[wrong].installed, 1);
+}
+
+#[test]
+fn a_repair_whose_snapshot_does_not_arrive_holds_up_nothing_however_slow_heartbeats_are() {
+    for offset in [0, 3, 7] {
+        let mut world = World::new(3);
+        world.tune = |config| {
+            tight(config);
+            config.tick = SECOND;
+            config.election_ticks = 5;
+            config.request_timeout = 15 * SECOND;
+        };
+        for at in 0..3 {
+            world.crash(at);
+            world.start(at);
+            world.pass(offset * Duration::from_millis(20));
+        }
+        let leader = world.elect();
+        world.pass(15 * SECOND);
+        let (wrong, third) = ((leader + 1) % 3, (leader + 2) % 3);
+        world.hosts[wrong].node.as_mut().unwrap().spoil_state();
+        world.put(leader, "a", "1", 0);
+        world.pass(15 * SECOND);
+        assert!(world.hosts[wrong].node().status().corrupt);
+        world.hosts[leader].snapshots_arrive = false;
+        let wrong_id = world.hosts[wrong].id;
+        world.command(leader, codec::cluster::alarm(&consent(wrong_id)));
+        world.pass(2 * SECOND);
+        world.crash(third);
+        world.pass(5 * SECOND);
+        for round in 0..10 {
+            let slot = world.put(leader, "b", "1", 0);
+            world.pass(Duration::from_millis(200));
+            assert!(matches!(world.answer(leader, slot), Some(Ok(_))), "offset {offset}, round {round}");
+            world.pass(round * Duration::from_millis(130));
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! In: one at a time. While one is installed the keys are closed to readers, consensus stands
 //! still, and whoever waits for a command in flight is told that its fate is unknown here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,7 +42,8 @@ pub struct Snapshots {
     /// Copies that exist: made, and not dropped yet.
     copies: BTreeSet<SnapshotId>,
     used_at: Instant64,
-    sending: BTreeSet<(MemberId, SnapshotId)>,
+    /// How many transfers to each are open: one that begins ends the one before it.
+    sending: BTreeMap<MemberId, usize>,
     arrived: Option<Arrived>,
     installing: Option<Arrived>,
 }
@@ -57,10 +58,15 @@ impl Node {
                     self.refuse_requests();
                 }
             }
-            Input::SnapshotSent { to, id, ok } => {
-                self.snapshots.sending.remove(&(to, id));
+            Input::SnapshotSent { to, ok, .. } => {
                 self.snapshots.used_at = self.now;
-                self.snapshot_sent(to, ok);
+                let open = self.snapshots.sending.remove(&to).unwrap_or(1) - 1;
+                if open > 0 {
+                    // How the newest ends counts.
+                    self.snapshots.sending.insert(to, open);
+                } else {
+                    self.snapshot_sent(to, ok);
+                }
             }
             Input::SnapshotArrived { from, message, staged, position } => {
                 let arrived = Arrived { from, message, staged, position };
@@ -108,7 +114,7 @@ impl Node {
                 self.snapshot_sent(to, false);
                 continue;
             }
-            self.snapshots.sending.insert((to, id));
+            *self.snapshots.sending.entry(to).or_default() += 1;
             out.push(Output::SendSnapshot { to, id, message });
         }
         if !undisputed && let Some(id) = self.snapshots.offered.take() {
@@ -118,9 +124,11 @@ impl Node {
         if !undisputed {
             self.refuse_requests();
         }
-        let no_snapshot = Message::NoSnapshot { term: self.owner.term() }.encode();
-        let refused = std::mem::take(&mut self.snapshots.refused).into_iter();
-        out.extend(refused.map(|to| Output::Send { to, message: no_snapshot.clone() }));
+        for to in std::mem::take(&mut self.snapshots.refused) {
+            let message = Message::NoSnapshot { term: self.owner.term() }.encode();
+            out.push(Output::Send { to, message });
+            self.owner.send_entries(to);
+        }
         if self.owner.takes_snapshot_wish() && self.snapshots.making.is_none() && undisputed {
             self.snapshots.last += 1;
             let id = SnapshotId(self.snapshots.last);
@@ -168,6 +176,7 @@ impl Node {
         let fits = position.cluster_id == self.config.cluster_id
             && self.owner.snapshot_speaks_of(arrived.from, &arrived.message, point, &position.conf_state);
         if !fits {
+            self.owner.end_request();
             out.push(Output::DiscardSnapshot { staged: arrived.staged });
             return;
         }
@@ -179,6 +188,8 @@ impl Node {
             }
             Ok(Arrival::NoLeader) => self.snapshots.arrived = Some(arrived),
             Ok(Arrival::NotWanted) | Err(_) => {
+                // Its sender believes that it was of use: nobody else tells this member to take entries again.
+                self.owner.end_request();
                 out.push(Output::DiscardSnapshot { staged: arrived.staged });
             }
         }

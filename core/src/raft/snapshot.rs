@@ -9,7 +9,7 @@
 //! started anew behind them, so that a crash at any moment leaves the old state or the new.
 
 use raft::eraftpb::{self, MessageType, Snapshot};
-use raft::{ProgressState, SnapshotStatus};
+use raft::{ProgressState, SnapshotStatus, StateRole};
 
 use super::ingress::{self, Refused};
 use super::owner::{ConfState, Drained, Owner, Role, Unpersisted};
@@ -187,7 +187,25 @@ impl Owner {
     /// The leader of this term makes no snapshot for this member now.
     pub fn snapshot_refused(&mut self, from: MemberId, term: Term) {
         if (self.leader(), self.term()) == (Some(from), term) {
-            self.raw.raft.pending_request_snapshot = 0;
+            self.end_request();
+        }
+    }
+
+    /// Takes entries again until the next request.
+    pub fn end_request(&mut self) {
+        self.raw.raft.pending_request_snapshot = 0;
+    }
+
+    /// Sends a member that was refused a snapshot the entries that it has missed, now: by the next heartbeat
+    /// it may ask again. Who needs a snapshot because the entries are gone waits for the heartbeat.
+    pub fn send_entries(&mut self, to: MemberId) {
+        let start = self.raw.store().start();
+        let raft = &mut self.raw.raft;
+        let leads = raft.state == StateRole::Leader;
+        let Some(progress) = raft.mut_prs().get_mut(to.0).filter(|_| leads) else { return };
+        if progress.state != ProgressState::Snapshot && progress.next_idx > start {
+            progress.resume();
+            raft.send_append(to.0);
         }
     }
 
