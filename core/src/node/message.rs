@@ -12,7 +12,7 @@
 //! 5 lease ask  boot u64 le | (request uv | what u8 | lease i64 le)…
 //! 6 lease tell boot u64 le | (request uv | ttl i64 le | granted i64 le | applied u64 le)…
 //! 7 hash       index u64 le | hash u64 le
-//! 8 no snapshot term u64 le           the leader of this term makes none: take entries again
+//! 8 no snapshot term u64 le | copies u64 le
 //! ```
 //!
 //! Reading is a total function. Losing, repeating or delaying any message does no harm: commands
@@ -74,10 +74,13 @@ pub enum Message {
         /// The hash over everything up to it.
         hash: u64,
     },
-    /// There is no snapshot for the receiver's repair at present.
+    /// There is no snapshot for the receiver at present.
     NoSnapshot {
-        /// The term in which the sender leads.
+        /// The sender's term.
         term: Term,
+        /// Its copies up to this one are not to be used either, although they may be on their way: its
+        /// state is in dispute.
+        copies: u64,
     },
 }
 
@@ -154,9 +157,10 @@ impl Message {
                 buf.put_u64_le(index.0);
                 buf.put_u64_le(*hash);
             }
-            Self::NoSnapshot { term } => {
+            Self::NoSnapshot { term, copies } => {
                 buf.put_u8(8);
                 buf.put_u64_le(term.0);
+                buf.put_u64_le(*copies);
             }
         }
         buf.freeze()
@@ -212,7 +216,13 @@ impl Message {
                 }
                 Self::Hash { index: LogIndex(first), hash }
             }
-            8 if !bytes.has_remaining() => Self::NoSnapshot { term: Term(first) },
+            8 => {
+                let copies = bytes.try_get_u64_le().ok()?;
+                if bytes.has_remaining() {
+                    return None;
+                }
+                Self::NoSnapshot { term: Term(first), copies }
+            }
             _ => return None,
         })
     }
@@ -262,7 +272,8 @@ mod tests {
                 .prop_map(|(boot, tells)| Message::LeaseTell { boot, tells }),
             (any::<u64>(), any::<u64>())
                 .prop_map(|(index, hash)| Message::Hash { index: LogIndex(index), hash }),
-            any::<u64>().prop_map(|term| Message::NoSnapshot { term: Term(term) }),
+            (any::<u64>(), any::<u64>())
+                .prop_map(|(term, copies)| Message::NoSnapshot { term: Term(term), copies }),
         ]
     }
 

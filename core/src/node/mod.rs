@@ -439,7 +439,7 @@ impl Node {
             Some(Message::LeaseAsk { boot, asks }) => self.lease_asked(from, boot, asks),
             Some(Message::LeaseTell { boot, tells }) => self.lease_told(from, boot, tells),
             Some(Message::Hash { index, hash }) => self.integrity.heard(from, index, hash),
-            Some(Message::NoSnapshot { term }) => self.owner.snapshot_refused(from, term),
+            Some(Message::NoSnapshot { term, copies }) => self.snapshot_refused(from, term, copies),
             None => {}
         }
     }

@@ -85,6 +85,29 @@ fn what_only_a_wrong_member_has_in_its_log_is_not_lost_with_the_leader() {
 }
 
 #[test]
+fn a_snapshot_that_left_before_its_sender_was_doubted_is_not_installed() {
+    let (mut world, leader) = settled();
+    let (lagging, right) = ((leader + 1) % 3, (leader + 2) % 3);
+    world.cut = vec![world.hosts[lagging].id];
+    world.pass(SECOND);
+    for number in 0..30 {
+        world.put(leader, &format!("k{number}"), "1", 0);
+    }
+    world.hosts[leader].node.as_mut().unwrap().spoil_state();
+    world.put(leader, "a", "1", 0);
+    world.hold_parcels = true;
+    world.cut.clear();
+    world.pass(Duration::from_millis(400));
+    assert_eq!(world.hosts[leader].parcels.len(), 1, "it is on its way");
+    world.pass(3 * SECOND);
+    assert!(world.hosts[leader].node.as_mut().unwrap().state_is_in_dispute());
+    world.hold_parcels = false;
+    world.pass(6 * SECOND);
+    assert_eq!(world.hosts[lagging].installed, 0);
+    assert!(!world.hosts[right].node().status().corrupt, "the one that is right was outvoted");
+}
+
+#[test]
 fn a_leader_does_not_leave_the_cluster_to_a_member_whose_state_is_wrong() {
     let (mut world, leader) = settled();
     let (wrong, third) = ((leader + 1) % 3, (leader + 2) % 3);

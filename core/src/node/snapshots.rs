@@ -19,10 +19,12 @@ use crate::error::{Error, Fatal};
 use crate::mutant::mutant;
 use crate::mvcc;
 use crate::raft::{Arrival, SnapshotPoint};
-use crate::types::{Instant64, MemberId};
+use crate::types::{Instant64, MemberId, Term};
 
 /// How long a copy that nobody is getting is kept for the next one.
 const KEPT_FOR: Duration = Duration::from_secs(10);
+
+const WARN_EVERY: Duration = Duration::from_secs(1);
 
 struct Arrived {
     from: MemberId,
@@ -41,6 +43,11 @@ pub struct Snapshots {
     offered: Option<SnapshotId>,
     /// Copies that exist: made, and not dropped yet.
     copies: BTreeSet<SnapshotId>,
+    newest: u64,
+    /// When those who are getting a copy were last told not to use it.
+    warned_at: Option<Instant64>,
+    /// Whose copies, up to which one and sent in which term at most, are not to be used here.
+    void: BTreeMap<MemberId, (Term, u64)>,
     used_at: Instant64,
     /// How many transfers to each are open: one that begins ends the one before it.
     sending: BTreeMap<MemberId, usize>,
@@ -90,6 +97,7 @@ impl Node {
             return;
         }
         self.snapshots.copies.insert(id);
+        self.snapshots.newest = id.0;
         if !self.state_is_undisputed() {
             self.to_drop.push(id);
             return;
@@ -121,11 +129,15 @@ impl Node {
             self.owner.withdraw_snapshot();
             self.to_drop.push(id);
         }
-        if !undisputed {
+        if undisputed {
+            self.snapshots.warned_at = None;
+        } else {
             self.refuse_requests();
+            self.warn();
         }
         for to in std::mem::take(&mut self.snapshots.refused) {
-            let message = Message::NoSnapshot { term: self.owner.term() }.encode();
+            let copies = if undisputed { 0 } else { self.snapshots.newest };
+            let message = Message::NoSnapshot { term: self.owner.term(), copies }.encode();
             out.push(Output::Send { to, message });
             self.owner.send_entries(to);
         }
@@ -155,6 +167,24 @@ impl Node {
         }
     }
 
+    /// Those who are getting a copy of this state while it is in dispute are told not to use it, again and
+    /// again, as a message may be lost.
+    fn warn(&mut self) {
+        let warned_at = self.snapshots.warned_at;
+        if warned_at.is_none_or(|at| self.now.since(at) >= WARN_EVERY) && !self.snapshots.sending.is_empty() {
+            self.snapshots.warned_at = Some(self.now);
+            self.snapshots.refused.extend(self.snapshots.sending.keys());
+        }
+    }
+
+    /// Another member makes no snapshot for this one.
+    pub(super) fn snapshot_refused(&mut self, from: MemberId, term: Term, copies: u64) {
+        self.owner.snapshot_refused(from, term);
+        if copies > 0 {
+            self.snapshots.void.insert(from, (term, copies));
+        }
+    }
+
     /// No snapshot can be made for now: whoever asked for one takes entries again, and asks again later.
     fn refuse_requests(&mut self) {
         self.snapshots.refused.extend(self.owner.refuse_requests());
@@ -175,7 +205,12 @@ impl Node {
         let point = SnapshotPoint { index: position.index, term: position.term };
         let fits = position.cluster_id == self.config.cluster_id
             && self.owner.snapshot_speaks_of(arrived.from, &arrived.message, point, &position.conf_state);
-        if !fits {
+        let is_void = self
+            .snapshots
+            .void
+            .get(&arrived.from)
+            .is_some_and(|(term, copies)| self.owner.snapshot_is_of(&arrived.message, *term, *copies));
+        if !fits || is_void {
             self.owner.end_request();
             out.push(Output::DiscardSnapshot { staged: arrived.staged });
             return;

@@ -89,8 +89,8 @@ pub struct Host {
     pub fatal: Option<Fatal>,
     /// Whether a snapshot that it sends arrives.
     pub snapshots_arrive: bool,
-    /// Snapshots on their way to others: receiver, copy, message.
-    pub parcels: Vec<(MemberId, SnapshotId, Bytes)>,
+    /// Snapshots on their way to others: receiver, message, the copy and its files, which last until then.
+    pub parcels: Vec<(MemberId, Bytes, SnapshotId, MemoryEngine)>,
 }
 
 impl Host {
@@ -128,6 +128,8 @@ pub struct World {
     pub next_slot: u64,
     pub hold_log: bool,
     pub cut: Vec<MemberId>,
+    /// Snapshots stay on their way.
+    pub hold_parcels: bool,
     /// Members whose log writes do not become durable for now.
     pub stuck: Vec<MemberId>,
     /// How the next member that starts is set up.
@@ -161,6 +163,7 @@ impl World {
             next_slot: 0,
             hold_log: false,
             cut: vec![],
+            hold_parcels: false,
             stuck: vec![],
             tune: |_| {},
         };
@@ -257,7 +260,9 @@ impl World {
                     host.copies.insert(id, copy);
                     node.step(now, Input::SnapshotMade { id, position });
                 }
-                Output::SendSnapshot { to, id, message } => host.parcels.push((to, id, message)),
+                Output::SendSnapshot { to, id, message } => {
+                    host.parcels.push((to, message, id, host.copies[&id].copy()));
+                }
                 Output::DropSnapshot { id } => assert!(host.copies.remove(&id).is_some()),
                 Output::InstallSnapshot { staged, index } => {
                     let rows = host.staged.remove(&staged).unwrap();
@@ -279,12 +284,14 @@ impl World {
 
     /// Brings the snapshots that a member sends to their receivers.
     fn carry_parcels(&mut self, at: usize) -> bool {
+        if self.hold_parcels {
+            return false;
+        }
         let parcels = std::mem::take(&mut self.hosts[at].parcels);
         let moved = !parcels.is_empty();
-        for (to, id, message) in parcels {
+        for (to, message, id, copy) in parcels {
             let host = &self.hosts[at];
             let from = host.id;
-            let copy = host.copies[&id].copy();
             let position = Applied::load(&copy).unwrap().unwrap();
             let arrives = host.snapshots_arrive && !self.cut.contains(&from) && !self.cut.contains(&to);
             let receiver = &mut self.hosts[to.0 as usize - 1];

@@ -8,7 +8,8 @@
 //! `raft` takes it, everything stops until the engine's rows are replaced; only then the log is
 //! started anew behind them, so that a crash at any moment leaves the old state or the new.
 
-use raft::eraftpb::{self, MessageType, Snapshot};
+use prost_raft::Message as _;
+use raft::eraftpb::{self, Message, MessageType, Snapshot};
 use raft::{ProgressState, SnapshotStatus, StateRole};
 
 use super::ingress::{self, Refused};
@@ -112,6 +113,12 @@ impl Owner {
         message.msg_type == MessageType::MsgSnapshot as i32
             && SnapshotPoint::of(snapshot) == point
             && *snapshot.get_metadata().get_conf_state() == to_raft(conf_state)
+    }
+
+    /// Whether a snapshot's message was sent in this term or earlier and speaks of this copy or an older one.
+    pub fn snapshot_is_of(&self, bytes: &[u8], term: Term, copies: u64) -> bool {
+        Message::decode(bytes)
+            .is_ok_and(|message| message.term <= term.0 && snapshot_id(message.get_snapshot()) <= copies)
     }
 
     /// A snapshot's files are here; `bytes` is the message that came with them.
